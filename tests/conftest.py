@@ -1,0 +1,45 @@
+"What the tests share: a cache folder of their own, real pictures, and the command as a user starts it."
+import os, subprocess, sys, tarfile, tempfile
+from pathlib import Path
+
+_home = tempfile.TemporaryDirectory(prefix='cnnfast-test-')
+os.environ['CNNFAST_HOME'] = _home.name # before anything of cnnfast is imported
+
+import matplotlib
+matplotlib.use('Agg')
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CIFAR = ROOT.parent/'shared'/'data'/'cifar10.tgz'
+
+needs_cifar = pytest.mark.skipif(not CIFAR.exists(), reason='needs ../shared/data/cifar10.tgz, real CIFAR-10')
+
+def pytest_unconfigure(): _home.cleanup()
+
+def cnnfast(*args, **kwargs):
+    "Run the `cnnfast` command in a process of its own"
+    exe = Path(sys.executable).with_name('cnnfast')
+    return subprocess.run([exe, *map(str, args)], capture_output=True, text=True, **kwargs)
+
+def fails_with(res, *words):
+    "One sentence without a traceback, exit status 2, all of `words` in it"
+    assert res.returncode == 2, res.stderr
+    lines = [o for o in res.stderr.splitlines() if not o.startswith('cnnfast: warning')]
+    assert len(lines) == 1 and lines[0].startswith('cnnfast: error: '), res.stderr
+    for o in words: assert o in lines[0], (o, lines[0])
+
+@pytest.fixture
+def photos(tmp_path):
+    "A folder of 494 real colour pictures in two classes"
+    from cnnfast.datasets import sample_folder
+    return sample_folder(tmp_path/'photos')
+
+@pytest.fixture(scope='session')
+def cifar_2000(tmp_path_factory):
+    "2,000 pictures of CIFAR-10, 160 for training and 40 for test of each class, in fastai's layout"
+    root = tmp_path_factory.mktemp('data')
+    with tarfile.open(CIFAR) as t:
+        for m in t:
+            p = Path(m.name)
+            if m.isfile() and len(p.parts) == 4 and int(p.stem) < dict(train=160, test=40)[p.parts[1]]: t.extract(m, root, filter='data')
+    return root/'cifar10'

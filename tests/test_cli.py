@@ -1,0 +1,89 @@
+"The command, from start to report, as a user runs it."
+import json, re, time
+from types import SimpleNamespace
+import pandas as pd
+import pytest
+from conftest import CIFAR, cnnfast, fails_with, needs_cifar
+
+TIMES = ['train_seconds', 'pictures_per_second', 'peak_memory_mb']
+
+def test_embedded_default(tmp_path):
+    "`cnnfast run` alone: three models, three seeds, a report, in under two minutes, without network"
+    start = time.time()
+    res = cnnfast('run', cwd=tmp_path)
+    assert res.returncode == 0, res.stderr
+    assert time.time()-start < 120
+    out = tmp_path/'cnnfast-digits'
+    df = pd.read_csv(out/'results.csv')
+    assert df.groupby('model').seed.nunique().to_dict() == dict(ann=3, cnn=3, fast_cnn=3)
+    assert df[df.model == 'fast_cnn'].accuracy.mean() >= 0.98
+    for m in ('ann', 'cnn', 'fast_cnn'):
+        assert {o.name for o in (out/m/'seed-0').iterdir()} == {'config.json', 'history.csv', 'metrics.json', 'weights.safetensors'}
+    page = (out/'report.html').read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    for o in ('Comparison', 'Confusion matrix of fast_cnn', 'Learning curves of ann', 'Report for each class', 'Sample pictures', '95% interval'): assert o in page
+    assert not [o for o in out.rglob('.*')] # nothing half-written
+
+def test_same_answer_twice(tmp_path):
+    args = ('run', '--epochs', 2, '--seeds', 1, '--seed', 7)
+    one,two = [pd.read_csv(tmp_path/o/'results.csv') for o in ('one', 'two') if cnnfast(*args, '--out', tmp_path/o).returncode == 0]
+    pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), check_exact=True)
+    assert (one.seed == 7).all()
+
+def test_own_folder_and_weights(photos, tmp_path):
+    "A user's folder, a timm model from a checkpoint on disk, and its counterpart from scratch"
+    from cnnfast.models import create_model
+    from cnnfast.training import write_weights
+    write_weights(create_model('test_resnet'), tmp_path/'w.safetensors')
+    args = ('run', photos, '--models', 'cnn,test_resnet', '--epochs', 2, '--seeds', 1)
+    res = cnnfast(*args, '--weights', f'test_resnet={tmp_path}/w.safetensors', '--out', tmp_path/'out')
+    assert res.returncode == 0, res.stderr
+    assert 'fine-tuned from a checkpoint' in (tmp_path/'out'/'report.html').read_text()
+    assert json.loads((tmp_path/'out'/'test_resnet'/'seed-0'/'config.json').read_text())['data']['classes'] == ['flower', 'temple']
+
+@needs_cifar
+def test_real_cifar(cifar_2000, tmp_path):
+    res = cnnfast('run', 'cifar10', '--path', cifar_2000, '--models', 'ann,cnn,fast_cnn', '--epochs', 6, '--seeds', 1, '--out', tmp_path/'out')
+    assert res.returncode == 0, res.stderr
+    acc = pd.read_csv(tmp_path/'out'/'results.csv').set_index('model').accuracy
+    assert acc.fast_cnn > acc.ann + 0.03 and acc.ann > 0.2
+    config = json.loads((tmp_path/'out'/'cnn'/'seed-0'/'config.json').read_text())
+    assert config['data']['pictures'] == dict(train=1440, valid=160, test=400)
+
+@pytest.mark.parametrize('args,words', {
+    'unknown data set': (['cifar-10'], ['no data set', 'cifar10']),
+    'missing folder': (['cifar10', '--path', 'nowhere'], ['nowhere', 'does not exist']),
+    'unknown model': (['--models', 'fast_cn'], ['fast_cn', 'fast_cnn']),
+    'unknown timm model': (['--models', 'resnet_18'], ['resnet18']),
+    'no weights file': (['--models', 'resnet18', '--weights', 'resnet18=gone.pth'], ['gone.pth', 'does not exist']),
+    'weights without a name': (['--weights', 'gone.pth'], ['NAME=FILE']),
+    'weights for another model': (['--models', 'cnn', '--weights', 'resnet18=a.pth'], ['resnet18', 'not among the models']),
+    'no epochs': (['--epochs', '0'], ['--epochs']),
+    'negative batch size': (['--bs', '-1'], ['--bs']),
+    'size of digits': (['--size', '32'], ['--size', 'digits']),
+    'path of digits': (['digits', '--path', '.'], ['digits', 'path']),
+    'unknown device': (['--device', 'toaster'], ['toaster']),
+}.values())
+def test_one_sentence(args, words, tmp_path, monkeypatch, capsys):
+    from cnnfast.cli import main
+    monkeypatch.chdir(tmp_path)
+    code = main(['run', *args])
+    fails_with(SimpleNamespace(returncode=code, stderr=capsys.readouterr().err), *words)
+    assert not list(tmp_path.iterdir()) # nothing is left behind
+
+def test_hub_out_of_reach(tmp_path):
+    "A pretrained model without network: told before anything is trained, and at once"
+    import os
+    env = {**os.environ, 'HF_ENDPOINT': 'http://127.0.0.1:9', 'HF_HOME': str(tmp_path/'hf')}
+    start = time.time()
+    fails_with(cnnfast('run', '--models', 'cnn,resnet18', '--out', tmp_path/'out', env=env), 'resnet18', 'weights=', 'pretrained=False')
+    assert time.time()-start < 40 and not (tmp_path/'out').exists()
+
+def test_out_exists(tmp_path):
+    (tmp_path/'out').mkdir()
+    (tmp_path/'out'/'mine.txt').write_text('precious')
+    fails_with(cnnfast('run', '--out', tmp_path/'out'), 'exists already')
+    assert (tmp_path/'out'/'mine.txt').read_text() == 'precious'
+
+def test_usage_errors():
+    assert cnnfast('fly').returncode == 2 and cnnfast().returncode == 2

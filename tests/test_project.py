@@ -1,0 +1,91 @@
+"The project keeps its promises: generated modules, clean notebooks, README, docs, import times."
+import os, shutil, subprocess, sys, time
+from pathlib import Path
+import pytest
+from conftest import ROOT, cnnfast
+from readme import readme
+
+notebooks = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(ROOT).parts))
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+def test_notebook_runs(nb, tmp_path):
+    "Top to bottom, in under two minutes"
+    start = time.time()
+    res = subprocess.run([Path(sys.executable).with_name('nbdev-test'), str(nb)], capture_output=True, text=True, cwd=ROOT, env={**os.environ, 'CNNFAST_HOME': str(tmp_path)})
+    assert res.returncode == 0, res.stderr
+    assert time.time()-start < 120
+
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+def test_notebook_is_clean(nb):
+    "As `nbdev-clean` leaves it, with the outputs of every cell that has any"
+    import nbdev.clean
+    from fastcore.nbio import loads, nb2str
+    before = nb.read_text(encoding='utf-8')
+    cells = loads(before)
+    nbdev.clean.clean_nb(cells)
+    assert nb2str(cells) == before, f'run nbdev-clean on {nb.name}'
+    assert 'site-packages' not in before, f'{nb.name} holds a path of the machine it ran on: run it with PYTHONWARNINGS=ignore'
+    assert any(c.get('outputs') for c in cells['cells']), f'{nb.name} has no outputs: run nbdev-test --save on it'
+
+def in_a_copy(tmp_path, command):
+    "Run one of nbdev's commands in a copy of the project"
+    for o in ('nbs', 'cnnfast'): shutil.copytree(ROOT/o, tmp_path/o, ignore=shutil.ignore_patterns('__pycache__'))
+    for o in ('pyproject.toml', 'settings.ini', 'setup.py', 'README.md'): shutil.copy(ROOT/o, tmp_path)
+    res = subprocess.run([Path(sys.executable).with_name(command)], capture_output=True, text=True, cwd=tmp_path)
+    assert res.returncode == 0, res.stderr
+    return res
+
+def test_docs_can_be_built(tmp_path):
+    "The pages are processed without an error; Quarto, which renders them, is no Python package"
+    res = in_a_copy(tmp_path, 'nbdev-proc-nbs')
+    assert 'Error' not in res.stdout+res.stderr, res.stderr
+    assert {o.name for o in (tmp_path/'_proc').glob('*.ipynb')} == {o.name for o in notebooks}
+
+def test_modules_are_those_of_the_notebooks(tmp_path):
+    "Exporting again changes nothing"
+    in_a_copy(tmp_path, 'nbdev-export')
+    files = {o.name for d in (ROOT, tmp_path) for o in (d/'cnnfast').glob('*.py')}
+    assert not [o for o in files if not (tmp_path/'cnnfast'/o).exists() or (ROOT/'cnnfast'/o).read_text() != (tmp_path/'cnnfast'/o).read_text()], 'run nbdev-export'
+
+def test_readme_is_the_index():
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(ROOT/'nbs'/'index.ipynb'), 'run python tests/readme.py'
+
+def seconds(*code):
+    "The quickest of three runs of each piece of code in a fresh interpreter, run in turn"
+    times = [[] for _ in code]
+    for _ in range(3):
+        for c,t in zip(code, times):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, '-c', c], check=True, capture_output=True)
+            t.append(time.perf_counter()-start)
+    return [min(t) for t in times]
+
+def test_help_is_quick():
+    help_, = seconds('from cnnfast.cli import main; main(["--help"])')
+    assert help_ < 1
+
+def test_import_costs_little_over_fastai():
+    ours,fastais = seconds('from cnnfast import *; scratch_learner, vision_learner, Path', 'from fastai.vision.all import *')
+    assert ours < 1.1*fastais
+
+def test_star_import_covers_fastai_and_cnnfast():
+    code = '''
+import fastai.vision.all as f
+before = set(vars(f))
+from cnnfast import *
+import cnnfast
+assert {'digits', 'MemoryDL', 'fast_cnn', 'scratch_learner', 'evaluate', 'compare', 'DataBlock', 'Learner'} <= set(globals())
+names = {n for m in cnnfast._modules for n in getattr(cnnfast, m).__all__}
+assert not names & before, names & before # cnnfast hides nothing of fastai's
+assert cnnfast.models.__name__ == 'cnnfast.models'
+'''
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+def test_import_alone_is_cheap():
+    subprocess.run([sys.executable, '-c', 'import cnnfast, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
+
+def test_version_and_lists():
+    import cnnfast as package
+    assert package.__version__ in cnnfast('--version').stdout
+    assert {'digits', 'cifar10'} <= {o.split()[0] for o in cnnfast('datasets').stdout.splitlines()}
+    assert 'fast_cnn' in cnnfast('models', 'fast_').stdout and 'resnet18' in cnnfast('models', 'resnet1*').stdout
