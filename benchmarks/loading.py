@@ -1,24 +1,37 @@
-"""Pictures per second: cnnfast's loader in memory, and fastai's own over the same files with the same augmentation.
+"""What loading costs: pictures per second beside fastai's loader, starts, the check for duplicates, and a million files.
 
-    python benchmarks/loading.py --path cifar10.tgz
+    python benchmarks/loading.py --cifar cifar10.tgz --tiny tiny-imagenet-200-part-a.tgz tiny-imagenet-200-part-b.tgz
 
-Both loaders read CIFAR-10, shift, mirror and normalise the training pictures, and give batches of 512. Neither trains anything.
-They run in turn, `--rounds` times; the median counts. Decoding and the next start are timed as well.
+Loaders read, shift, mirror and normalise the training pictures and give batches of 512; nothing trains. They run in turn, `--rounds` times; the median counts.
+Each part runs in a process of its own, so that its peak memory is its own.
 """
-import argparse, os, platform, statistics, tempfile, time
+import argparse, os, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument('--path', help='CIFAR-10 on disk: a folder or an archive; by default fastai\'s copy')
+parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
+parser.add_argument('--tiny', nargs='+', help='Tiny ImageNet on disk: a folder, or the archives that are its parts; by default downloaded')
+parser.add_argument('--parts', nargs='+', default=['cifar10', 'tiny_imagenet', 'check', 'files'], help='what to measure; by default %(default)s')
 parser.add_argument('--bs', type=int, default=512, help='batch size')
 parser.add_argument('--rounds', type=int, default=5, help='how often each loader runs')
 parser.add_argument('--fastai-pictures', type=int, default=10_000, help='pictures that fastai\'s loader reads in each round')
+parser.add_argument('--files', type=int, nargs='+', default=[10_000, 100_000, 1_000_000], help='how many files to list, split and summarise')
+parser.add_argument('--part', help=argparse.SUPPRESS)
 args = parser.parse_args()
 
-home = tempfile.TemporaryDirectory()
-os.environ['CNNFAST_HOME'] = home.name
+if not args.part:
+    with tempfile.TemporaryDirectory() as home:
+        for part in args.parts: subprocess.run([sys.executable, *sys.argv, '--part', part], check=True, env={**os.environ, 'CNNFAST_HOME':home, 'PYTHONWARNINGS':'ignore'})
+    sys.exit()
+
 from fastai.vision.all import *
+from cnnfast.files import *
+from cnnfast.pictures import *
 from cnnfast.datasets import *
+from cnnfast.folders import *
+from cnnfast.standard import *
+from cnnfast.augmentation import *
 from cnnfast.loading import *
+from cnnfast.inspection import *
 
 def pictures_per_second(dl, n=math.inf):
     "The speed of `dl` over its first `n` pictures"
@@ -33,26 +46,64 @@ def seconds(f):
     res = f()
     return res,time.perf_counter()-start
 
-print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {default_device()}')
-data,unpacking = seconds(lambda: cifar10(args.path))
-_,decoding = seconds(data.decoded)
-(ours,start) = seconds(lambda: (dls := cifar10(args.path).dataloaders(bs=args.bs), dls.one_batch())[0])
-print(f'opening, unpacked first where it is an archive: {unpacking:.1f} s; decoding {len(data.items):,} pictures once: {decoding:.1f} s; next start, to the first batch: {start:.2f} s')
+def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
 
-def fastais(num_workers):
+def fastais(data, num_workers):
     "The training loader that a fastai user would build: `ImageBlock`, files opened one by one"
     tfms = [*data.augmentations(), Normalize.from_stats(*channel_stats(data.decoded()[1][data.splits['train']], data.size**2))]
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=parent_label, splitter=IndexSplitter(data.splits['valid']), batch_tfms=tfms)
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=data.get_y, splitter=IndexSplitter(data.splits['valid']), batch_tfms=tfms)
     return block.dataloaders(list(data.items), bs=args.bs, num_workers=num_workers).train
 
-rates = {'MemoryDL':[], 'fastai, 2 workers':[], 'fastai, no workers':[]}
-lazy = {w:fastais(w) for w in (2, 0)}
-pictures_per_second(ours.train)
-for _ in range(args.rounds):
-    rates['MemoryDL'].append(pictures_per_second(ours.train))
-    rates['fastai, 2 workers'].append(pictures_per_second(lazy[2], args.fastai_pictures))
-    rates['fastai, no workers'].append(pictures_per_second(lazy[0], args.fastai_pictures))
-for k,v in rates.items(): print(f'{k:20} {statistics.median(v):10,.0f} pictures/s   ({min(v):,.0f} to {max(v):,.0f})')
-best = max(statistics.median(rates[k]) for k in rates if k != 'MemoryDL')
-print(f'ratio to the faster of fastai\'s: {statistics.median(rates["MemoryDL"])/best:.1f}')
-home.cleanup()
+def loaders(get):
+    "Decoding, next start, and the loaders beside each other"
+    data,opening = seconds(get)
+    _,decoding = seconds(data.decoded)
+    ours,start = seconds(lambda: (dls := get().dataloaders(bs=args.bs), dls.one_batch())[0])
+    print(f'{data}\nopening, unpacked first where it is an archive: {opening:.1f} s; decoding {len(data.items):,} pictures once: {decoding:.1f} s ({len(data.items)/decoding:,.0f} pictures/s); next start, to the first batch: {start:.2f} s')
+    rates,lazy = {'MemoryDL':[], 'fastai, 2 workers':[], 'fastai, no workers':[]},{w:fastais(data, w) for w in (2, 0)}
+    pictures_per_second(ours.train)
+    for _ in range(args.rounds):
+        rates['MemoryDL'].append(pictures_per_second(ours.train))
+        rates['fastai, 2 workers'].append(pictures_per_second(lazy[2], args.fastai_pictures))
+        rates['fastai, no workers'].append(pictures_per_second(lazy[0], args.fastai_pictures))
+    for k,v in rates.items(): print(f'{k:20} {statistics.median(v):10,.0f} pictures/s   ({min(v):,.0f} to {max(v):,.0f})')
+    best = max(statistics.median(rates[k]) for k in rates if k != 'MemoryDL')
+    print(f'ratio to the faster of fastai\'s: {statistics.median(rates["MemoryDL"])/best:.1f}\n')
+
+def plant(root):
+    "Copy a picture, save another again and 2% brighter, cut a third off; where each lies, and its twin"
+    test,train = sorted((root/'test'/'cat').iterdir()),sorted((root/'train'/'cat').iterdir())
+    copy,near,cut = [root/'train'/'cat'/f'planted-{o}.jpg' for o in ('copy', 'near', 'cut')]
+    copy.write_bytes(test[0].read_bytes())
+    Image.open(train[7]).point(lambda o: min(255, round(o*1.02))).save(near, quality=85)
+    cut.write_bytes(train[8].read_bytes()[:600])
+    return dict(copy=(copy, test[0]), near=(near, train[7])),cut
+
+def check():
+    "`data.check()` on CIFAR-10 with planted mistakes"
+    with tempfile.TemporaryDirectory() as tmp:
+        root = shutil.copytree(cifar10(args.cifar).path, Path(tmp)/'cifar10', copy_function=os.link)
+        twins,cut = plant(root)
+        data = cifar10(root)
+        _,decoding = seconds(data.decoded)
+        found,looking = seconds(data.check)
+    pairs = {frozenset((str(data.items[int(a)]), str(data.items[int(b)]))):k for a,b,k in zip(found.pairs.a, found.pairs.b, found.pairs.kind)}
+    print(f'check of {len(data.items):,} pictures: {looking:.1f} s, and {decoding:.1f} s of decoding the first time; peak memory {peak_mb():,.0f} MB')
+    for k,(a,b) in twins.items(): print(f'planted {k}: {"found as " + pairs[frozenset((str(a), str(b)))] if frozenset((str(a), str(b))) in pairs else "MISSED"}')
+    print(f"planted cut: {'found' if str(cut) in {str(data.items[i]) for i in found.unreadable} else 'MISSED'}")
+    print(found, '\n')
+
+def files():
+    "Listing, splitting and summarising folders of many files, which are links to a few pictures"
+    for n in args.files:
+        with tempfile.TemporaryDirectory() as tmp:
+            for c in range(100):
+                (d := Path(tmp)/f'class_{c:03}').mkdir()
+                Image.new('RGB', (32, 32), (c, 2*c, 100)).save(d/'0.png')
+                for i in range(1, n//100): os.link(d/'0.png', d/f'{i}.png')
+            data,listing = seconds(lambda: image_folder(tmp))
+            _,summary = seconds(data.summary)
+            print(f'{n:9,} files: listed and split in {listing:.2f} s, summarised in {summary:.2f} s; {(listing+summary)/n*1e6:.1f} µs a file; peak memory {peak_mb():,.0f} MB')
+
+print(f'{args.part}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {default_device()}', flush=True)
+{'cifar10':lambda: loaders(lambda: cifar10(args.cifar)), 'tiny_imagenet':lambda: loaders(lambda: tiny_imagenet(args.tiny)), 'check':check, 'files':files}[args.part]()

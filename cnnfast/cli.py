@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, os, sys, warnings
 from pathlib import Path
 
-# %% ../nbs/11_cli.ipynb #6c78cf90
+# %% ../nbs/11_cli.ipynb #2099d8ac
 def _parser():
     from cnnfast import __version__
     p = argparse.ArgumentParser(prog='cnnfast', description='Image classification: train models, compare them honestly, write a report.')
@@ -19,8 +19,8 @@ def _parser():
     p.add_argument('--traceback', action='store_true', help='show where an error came from')
     sub = p.add_subparsers(dest='command', required=True, metavar='COMMAND')
     r = sub.add_parser('run', help='train models on a data set and write a report', description='Train models on the same data, compare them on the test split, and write a folder with report.html, results.csv and the weights.')
-    r.add_argument('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder or archive of your own pictures; by default digits, which needs no download')
-    r.add_argument('--path', help='where the data set lies on disk: a folder or an archive')
+    r.add_argument('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures; by default digits, which needs no download')
+    r.add_argument('--path', nargs='+', help='where the data set lies on disk: a folder, an archive, or the archives that are its parts')
     r.add_argument('--models', default='ann,cnn,fast_cnn', help='names, separated by commas (see `cnnfast models`); by default %(default)s')
     r.add_argument('--epochs', type=int, help='passes over the training pictures; by default 10, more for small data sets')
     r.add_argument('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
@@ -33,15 +33,21 @@ def _parser():
     r.add_argument('--no-pretrained', action='store_true', help="train timm's models from scratch")
     r.add_argument('--size', type=int, help='pixels a side, for your own pictures')
     r.add_argument('--resize', help='crop, pad or squish, for your own pictures of other shapes')
+    r.add_argument('--augment', help='none, flip_crop, standard or strong; by default flip_crop')
+    r.add_argument('--balance', help='oversample, undersample or weighted: the same number of training pictures of each class, for unbalanced data')
     r.add_argument('--split-seed', type=int, default=42, help='seed of the split into train, valid and test; by default %(default)s')
     r.add_argument('--memory', type=float, metavar='GB', help='memory that decoded pictures may take; by default half of what is free')
     r.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
     sub.add_parser('datasets', help='list the data sets')
+    c = sub.add_parser('check', help='look for broken pictures, duplicates and leaks', description='Summarise a data set and look for unreadable and blank pictures, duplicates within and across splits, and classes too small to split. Exits 1 where a picture stands in two splits or in two classes.')
+    c.add_argument('data', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures')
+    c.add_argument('--path', nargs='+', help='where the data set lies on disk')
+    c.add_argument('--csv', help='write all pairs of duplicates to this file')
     m = sub.add_parser('models', help='list the models', description="cnnfast's own models, and timm's architectures.")
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #de4ec318
+# %% ../nbs/11_cli.ipynb #aff7f2f7
 def _free_name(stem):
     "`stem`, or the first of stem-2, stem-3, … that does not exist"
     i,out = 1,Path(stem)
@@ -66,34 +72,57 @@ def _run(args):
     weights = _weights(args.weights)
     if args.device: _check_device(args.device)
     if args.out and Path(args.out).exists(): raise FileExistsError(f'{args.out} exists already: choose another folder with --out, or remove it')
-    from cnnfast.datasets import DATASETS, load_data
+    from cnnfast.standard import DATASETS, load_data
     from cnnfast.experiments import compare, default_seeds
     from cnnfast.models import is_timm
     models = [o.strip() for o in args.models.split(',') if o.strip()]
     for m in models: is_timm(m)
     own = {k:v for k,v in dict(size=args.size, resize=args.resize).items() if v is not None}
     if own and args.data in DATASETS: raise ValueError(f"--{list(own)[0]} is for your own pictures: {args.data} has a size of its own")
-    data = load_data(args.data, args.path, seed=args.split_seed, **own)
+    data = load_data(args.data, _one(args.path), seed=args.split_seed, **own)
+    if args.balance: data = data.balance(args.balance)
+    kwargs = dict(augment=args.augment) if args.augment else {}
+    if args.augment: data.augmentations(args.augment) # an unknown level shows now
     print(data, flush=True)
     out = Path(args.out) if args.out else _free_name(f'cnnfast-{data.name}')
     n = args.seeds or default_seeds(len(data.splits['train']))
     res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, weights=weights, pretrained=not args.no_pretrained,
-                  lr=args.lr, patience=args.patience, budget=args.memory, device=args.device)
+                  lr=args.lr, patience=args.patience, budget=args.memory, device=args.device, **kwargs)
     print(f'\n{res.show_table().to_string()}\n\nThe report: {out/"report.html"}')
 
+def _one(path): return path[0] if path and len(path) == 1 else path
+
+def _check(args):
+    if args.csv and Path(args.csv).exists(): raise FileExistsError(f'{args.csv} exists already: choose another name with --csv, or remove it')
+    from cnnfast.files import whole_file
+    from cnnfast.standard import load_data
+    import cnnfast.inspection, pandas as pd
+    data = load_data(args.data, _one(args.path))
+    with pd.option_context('display.max_rows', 50, 'display.width', 200, 'display.max_columns', 20): print(data.summary().round(3), '\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # `found` says it all
+        found = data.check()
+    print(found)
+    if args.csv:
+        names = getattr(data.items, 'names', range(len(data.items)))
+        files = {k:[names[i] for i in found.pairs[k]] for k in 'ab'}
+        with whole_file(args.csv) as f: found.pairs.assign(**files).to_csv(f, index=False)
+    return 0 if found.ok else 1
+
 def _datasets(args):
-    from cnnfast.datasets import DATASETS
+    from cnnfast.standard import DATASETS
     for k,f in DATASETS.items(): print(f'{k:14} {f.__doc__}')
     print(f'{"FOLDER":14} Your own pictures: one folder per class, or train/, valid/, test/ with one folder per class in each')
+    print(f'{"FILE.csv":14} Your own pictures, listed in a table: file names in the first column, labels in the second')
 
 def _models(args):
-    from cnnfast.datasets import nearest
+    from cnnfast.files import nearest
     from cnnfast.models import MODELS, model_names
     names = model_names(args.filter)
     if not names: raise ValueError(f'No model name contains {args.filter!r}: {nearest(args.filter, model_names())}')
     for n in names: print(f'{n:14} {MODELS[n].__doc__}' if n in MODELS else n)
 
-# %% ../nbs/11_cli.ipynb #dda9fdc8
+# %% ../nbs/11_cli.ipynb #bd59b403
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)
 
 def main(argv=None):
@@ -102,7 +131,7 @@ def main(argv=None):
     warnings.showwarning = _show_warning
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
-    try: dict(run=_run, datasets=_datasets, models=_models)[args.command](args)
+    try: return dict(run=_run, check=_check, datasets=_datasets, models=_models)[args.command](args) or 0
     except (ValueError, OSError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`
@@ -112,4 +141,3 @@ def main(argv=None):
     except KeyboardInterrupt:
         print('cnnfast: interrupted', file=sys.stderr)
         return 130
-    return 0

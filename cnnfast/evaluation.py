@@ -7,9 +7,11 @@ Docs: https://cnnfast.github.io/cnnfast/evaluation.html.md"""
 # %% auto #0
 __all__ = ['Evaluation', 'evaluate', 'plot_history']
 
-# %% ../nbs/04_evaluation.ipynb #b16bc98c
+# %% ../nbs/04_evaluation.ipynb #5e154889
 from fastai.vision.all import *
+from .files import *
 from .datasets import *
+from .inspection import *
 from .training import *
 
 # %% ../nbs/04_evaluation.ipynb #cac7ca20
@@ -68,12 +70,7 @@ def evaluate(
     with learn.no_bar(), learn.no_logging(): probs,targs = learn.get_preds(ds_idx=names.index(split))
     return Evaluation(probs, targs, learn.dls.vocab, getattr(learn, 'model_name', ''), split, learn.history() if hasattr(learn, 'epoch_log') else None)
 
-# %% ../nbs/04_evaluation.ipynb #93cf105e
-def _thin_labels(axis, labels, most):
-    "At most `most` of `labels` along `axis`"
-    step = math.ceil(len(labels)/most)
-    axis.set_ticks(range(0, len(labels), step), [str(o) for o in labels[::step]])
-
+# %% ../nbs/04_evaluation.ipynb #b84cff13
 @patch
 def plot_confusion(self:Evaluation,
     normalize:bool=False, # Share of each actual class instead of counts?
@@ -89,12 +86,12 @@ def plot_confusion(self:Evaluation,
     if n <= 20:
         for i,j in np.argwhere(m > 0): ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', fontsize=8 if n <= 10 else 6,
                                                  color='white' if i != j and m[i,j] > 0.8*np.nanmax(wrong) else 'black')
-    _thin_labels(ax.xaxis, self.vocab, 50); _thin_labels(ax.yaxis, self.vocab, 50)
+    thin_labels(ax.xaxis, self.vocab, 50); thin_labels(ax.yaxis, self.vocab, 50)
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)
     ax.set(xlabel='predicted', ylabel='actual', title=f"{self.name} on {self.split}: {'share of each actual class' if normalize else 'pictures'}")
     return ax
 
-# %% ../nbs/04_evaluation.ipynb #16670512
+# %% ../nbs/04_evaluation.ipynb #b5e8852c
 @patch
 def plot_counts(self:Evaluation,
     ax=None, # A matplotlib axis; None: a new figure
@@ -104,7 +101,7 @@ def plot_counts(self:Evaluation,
     if ax is None: _,ax = plt.subplots(figsize=(min(12, 4 + 0.3*n), 3.4), layout='constrained')
     for k,(label,o) in enumerate(dict(actual=self.targs, predicted=self.preds).items()):
         ax.bar(np.arange(n) + 0.42*k - 0.21, np.bincount(o, minlength=n), width=0.42, label=label)
-    _thin_labels(ax.xaxis, self.vocab, 50)
+    thin_labels(ax.xaxis, self.vocab, 50)
     if n > 6: ax.tick_params(axis='x', rotation=90)
     ax.tick_params(labelsize=9 if n <= 20 else 6)
     ax.set(ylabel='pictures', title=f'{self.name} on {self.split}'); ax.margins(x=0.01)

@@ -8,11 +8,13 @@ Docs: https://cnnfast.github.io/cnnfast/experiments.html.md"""
 __all__ = ['Recipe', 'default_epochs', 'default_bs', 'default_seeds', 'PeakMemory', 'inference_speed', 'Run', 'run_recipe',
            'accuracy_interval', 'Comparison', 'save_run', 'compare']
 
-# %% ../nbs/09_experiments.ipynb #c2fed9f8
+# %% ../nbs/09_experiments.ipynb #5386634e
 import json, threading, time
 from dataclasses import dataclass, field, asdict
 from fastai.vision.all import *
+from .files import *
 from .datasets import *
+from .augmentation import *
 from .loading import *
 from .models import *
 from .training import *
@@ -205,7 +207,13 @@ def _recipes(models, epochs, weights, pretrained, **kwargs):
     titles = [o.model for o in recipes]
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
-# %% ../nbs/09_experiments.ipynb #33224952
+# %% ../nbs/09_experiments.ipynb #16ec07a7
+def _normalization(dls):
+    "Mean and standard deviation that pictures are normalised by; 'picture' where by their own, None where not at all"
+    if any(isinstance(o, StandardizePicture) for o in dls.after_batch.fs): return 'picture'
+    norm = first(dls.after_batch.fs, risinstance(Normalize))
+    return norm and {k:getattr(norm, k).flatten().tolist() for k in ('mean', 'std')}
+
 def save_run(
     r, # A `Run`
     folder, # Where to
@@ -216,7 +224,7 @@ def save_run(
     folder = Path(folder)
     folder.mkdir(parents=True)
     config = dict(recipe=asdict(r.recipe), seed=r.seed, data=dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()}),
-                  lr=r.learn.lr, bs=r.learn.dls.train.bs, normalize={k:getattr(first(r.learn.dls.after_batch.fs, risinstance(Normalize)), k).flatten().tolist() for k in ('mean', 'std')},
+                  lr=r.learn.lr, bs=r.learn.dls.train.bs, normalize=_normalization(r.learn.dls),
                   versions={o.__name__:o.__version__ for o in (cnnfast, fastai, timm, torch)})
     metrics = dict(split=r.evaluation.split, **r.row, per_class=r.evaluation.per_class.to_dict('index'), confusion=r.evaluation.confusion().values.tolist())
     for name,o in dict(config=config, metrics=metrics).items():

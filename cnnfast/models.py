@@ -8,8 +8,9 @@ Docs: https://cnnfast.github.io/cnnfast/models.html.md"""
 __all__ = ['ACTIVATIONS', 'NORMS', 'POOLS', 'MODELS', 'ann', 'cnn', 'custom_cnn', 'conv_bn', 'Residual', 'fast_cnn',
            'model_names', 'is_timm', 'create_model', 'n_params']
 
-# %% ../nbs/02_models.ipynb #37e6886d
+# %% ../nbs/02_models.ipynb #cb868884
 from fastai.vision.all import *
+from .files import *
 from .datasets import *
 
 # %% ../nbs/02_models.ipynb #add8d155

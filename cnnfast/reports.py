@@ -7,9 +7,10 @@ Docs: https://cnnfast.github.io/cnnfast/reports.html.md"""
 # %% auto #0
 __all__ = ['conclusion', 'html_escape', 'write_report']
 
-# %% ../nbs/10_reports.ipynb #d9d1629c
+# %% ../nbs/10_reports.ipynb #2bb204c1
 import base64, io, time
 from fastai.vision.all import *
+from .files import *
 from .datasets import *
 from .models import *
 from .evaluation import *

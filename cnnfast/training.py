@@ -8,10 +8,12 @@ Docs: https://cnnfast.github.io/cnnfast/training.html.md"""
 __all__ = ['LEARNING_RATES', 'SeedEverything', 'EarlyStopping', 'EpochLog', 'input_shape', 'scratch_learner', 'Renormalize',
            'read_weights', 'write_weights', 'transfer_learner']
 
-# %% ../nbs/03_training.ipynb #84c39bf4
+# %% ../nbs/03_training.ipynb #b1e637ed
 import inspect, urllib.error, urllib.request
 from fastai.vision.all import *
+from .files import *
 from .datasets import *
+from .augmentation import *
 from .loading import *
 from .models import *
 
@@ -76,7 +78,7 @@ def history(self:Learner) -> pd.DataFrame: # One row per epoch
     "Losses and metrics of each epoch, over all fits"
     return pd.DataFrame(self.epoch_log.rows).rename_axis('epoch').reset_index()
 
-# %% ../nbs/03_training.ipynb #e6410a29
+# %% ../nbs/03_training.ipynb #5de5cad6
 LEARNING_RATES = dict(ann=1e-3, cnn=2e-3, custom_cnn=4e-3, fast_cnn=4e-3) # maximum of the cycle, with Adam; others: 2e-3
 
 def input_shape(dls) -> tuple: # Channels, height, width
@@ -87,7 +89,7 @@ def _learner(dls, model, name, lr, seed, patience, amp, metrics, cbs, **kwargs):
     "The `Learner` that both kinds share"
     if amp is None: amp = getattr(dls, 'device', None) is not None and torch.device(dls.device).type == 'cuda'
     cbs = [ChannelsLast(), EpochLog()] + ([MixedPrecision()] if amp else []) + ([] if seed is None else [SeedEverything(seed)]) + \
-          ([] if patience is None else [EarlyStopping(patience)]) + L(cbs)
+          ([] if patience is None else [EarlyStopping(patience)]) + ([MIXES[dls.mix]()] if getattr(dls, 'mix', None) else []) + L(cbs)
     learn = Learner(dls, model, lr=lr or LEARNING_RATES.get(name, 2e-3), metrics=accuracy if metrics is None else metrics, cbs=cbs, **kwargs)
     learn.model_name = name
     return learn
@@ -118,7 +120,7 @@ def scratch_learner(
     elif model_kwargs: raise TypeError(f'{few(model_kwargs)}: not known to Learner, and the model is made already')
     return _learner(dls, model, name, lr, seed, patience, amp, metrics, cbs, **learner_kwargs)
 
-# %% ../nbs/03_training.ipynb #ec59a4f9
+# %% ../nbs/03_training.ipynb #508153b4
 class Renormalize(nn.Module):
     "Turns pictures normalised with one mean and standard deviation into pictures normalised with another"
     def __init__(self, mean, std, new_mean, new_std):
@@ -129,7 +131,8 @@ class Renormalize(nn.Module):
     def forward(self, x): return x*self.scale + self.shift
 
 def _renormalize(dls, cfg, n_in):
-    "From the statistics of `dls` to those of a timm configuration"
+    "From the statistics of `dls` to those of a timm configuration; pictures standardised one by one stay as they are"
+    if any(isinstance(o, StandardizePicture) for o in dls.after_batch.fs): return nn.Identity()
     norm = first(dls.after_batch.fs, risinstance(Normalize))
     here = (norm.mean.cpu(), norm.std.cpu()) if norm else (torch.zeros(n_in), torch.ones(n_in))
     there = [torch.tensor(cfg[k]) for k in ('mean', 'std')]

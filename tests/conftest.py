@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CIFAR = ROOT.parent/'shared'/'data'/'cifar10.tgz'
 
+TINY = sorted((ROOT.parent/'shared'/'data').glob('tiny-imagenet-200-part-*.tgz'))
+
+needs_tiny = pytest.mark.skipif(len(TINY) < 2, reason='needs ../shared/data/tiny-imagenet-200-part-*.tgz, a real part of Tiny ImageNet')
 needs_cifar = pytest.mark.skipif(not CIFAR.exists(), reason='needs ../shared/data/cifar10.tgz, real CIFAR-10')
 
 def pytest_unconfigure(): _home.cleanup()
@@ -31,7 +34,7 @@ def fails_with(res, *words):
 @pytest.fixture
 def photos(tmp_path):
     "A folder of 494 real colour pictures in two classes"
-    from cnnfast.datasets import sample_folder
+    from cnnfast.folders import sample_folder
     return sample_folder(tmp_path/'photos')
 
 @pytest.fixture(scope='session')

@@ -1,13 +1,16 @@
 "Folders, files and archives as they come: each mistake gets one sentence, and nothing half-written stays."
-import errno, io, os, pickle, subprocess, sys, tarfile, warnings, zipfile
+import io, os, subprocess, sys, tarfile, warnings, zipfile
 from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from conftest import CIFAR, cnnfast, fails_with, needs_cifar
+from conftest import cnnfast, fails_with
+from cnnfast.files import *
+from cnnfast.pictures import *
 from cnnfast.datasets import *
-from cnnfast.datasets import cnnfast_home
+from cnnfast.folders import *
 from cnnfast.loading import *
+from cnnfast.inspection import *
 
 rng = np.random.default_rng(0)
 def noise(mode='RGB', size=(20, 16)): return Image.fromarray(rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8), 'RGBA').convert(mode)
@@ -64,6 +67,124 @@ def test_links(photos):
     with pytest.warns(UserWarning, match='gone.png'): data = image_folder(photos)
     assert len(data) == 494
 
+def test_link_to_itself(photos):
+    (photos/'temple'/'me.png').symlink_to(photos/'temple'/'me.png')
+    with pytest.warns(UserWarning, match='links to what is there already.*me.png'): assert len(image_folder(photos)) == 494
+
+def test_class_missing_from_valid(photos, tmp_path):
+    root = tmp_path/'split'
+    root.mkdir(); photos.rename(root/'train')
+    (root/'valid'/'flower').mkdir(parents=True); noise().save(root/'valid'/'flower'/'1.png')
+    with pytest.warns(UserWarning, match='valid has no pictures of temple'): image_folder(root)
+
+def test_splits_do_not_add_up(photos):
+    with raises(ValueError, 'valid_pct . test_pct leave nothing'): image_folder(photos, valid_pct=0.8, test_pct=0.2)
+    with raises(ValueError, 'between 0 and 1'): image_folder(photos, test_pct=0)
+    data = image_folder(photos)
+    train,valid = data.splits['train'],data.splits['valid']
+    with raises(ValueError, 'valid shares 1 pictures with another split'): data.new(splits=dict(train=train, valid=[*valid, train[0]]))
+    with raises(ValueError, 'there are 494'): data.new(splits=dict(train=train, valid=[494]))
+    with raises(ValueError, 'no train split'): data.new(splits=dict(valid=valid))
+    with raises(ValueError, '494 pictures, but 493 labels'): data.new(targs=data.targs[1:])
+
+def test_names_that_differ_in_case(photos):
+    (photos/'Temple').mkdir(); [noise().save(photos/'Temple'/f'{i}.png') for i in range(9)]
+    with raises(ValueError, 'differ only in case', 'Temple and temple'): image_folder(photos)
+
+def test_names_that_are_not_ascii(photos):
+    "Letters of any script are fine, from the folder to the table of results; bytes that are no text are not"
+    (photos/'temple').rename(photos/'храм 寺院'); (photos/'flower').rename(photos/'fleur séchée')
+    for i,o in enumerate(sorted((photos/'храм 寺院').iterdir())[:20]): o.rename(o.with_name(f'снимок-{i}-é.png'))
+    data = image_folder(photos)
+    assert data.vocab == ['fleur séchée', 'храм 寺院'] and len(data) == 494
+    dls = data.dataloaders(bs=32)
+    assert list(dls.vocab) == data.vocab and (image_folder(photos).decoded()[0] == data.decoded(cache=False)[0]).all()
+    assert list(data.summary().index) == [*data.vocab, 'all']
+    if sys.platform != 'linux': return # other file systems do not allow what follows
+    os.mkdir(os.fsencode(photos)+b'/caf\xe9'); [noise().save(os.fsdecode(os.fsencode(photos)+b'/caf\xe9/%d.png' % i)) for i in range(9)]
+    with raises(ValueError, 'not valid UTF-8', r'caf\\\\xe9|caf\\udce9'): image_folder(photos)
+
+def test_file_names_that_are_no_text(photos):
+    if sys.platform != 'linux': pytest.skip('needs a file system that allows them')
+    noise(size=(32, 32)).save(os.fsdecode(os.fsencode(photos)+b'/temple/caf\xe9.png'))
+    assert len(image_folder(photos).dataloaders(bs=32).train_ds) == len(image_folder(photos).splits['train'])
+
+def test_folder_without_permission():
+    import shutil, tempfile
+    root = Path(tempfile.mkdtemp()) # pytest's own folders may be closed to other users
+    try:
+        sample_folder(root/'photos'); root.chmod(0o755); (root/'photos'/'temple').chmod(0)
+        if os.getuid() == 0: os.seteuid(65534) # root may read everything
+        with raises(PermissionError, 'temple may not be read'): image_folder(root/'photos')
+    finally:
+        if os.getuid() == 0: os.seteuid(0)
+        (root/'photos'/'temple').chmod(0o755); shutil.rmtree(root)
+
+def test_unlabelled_test_folder(photos, tmp_path):
+    root = tmp_path/'split'
+    root.mkdir(); photos.rename(root/'train'); (root/'test').mkdir()
+    for i in range(3): noise(size=(32, 32)).save(root/'test'/f'{i}.png')
+    data = image_folder(root)
+    assert [o.name for o in data.unlabelled] == ['0.png', '1.png', '2.png'] and list(data.splits) == ['train', 'valid', 'test']
+
+# Tables
+
+@pytest.fixture
+def table(photos):
+    import pandas as pd
+    return pd.DataFrame([(f'{o.parent.name}/{o.name}', o.parent.name, o.stem[:3]) for o in sorted(photos.rglob('*.png'))], columns=['file', 'label', 'row'])
+
+def test_table(table, photos):
+    table.to_csv(photos/'labels.csv', index=False)
+    data = image_table(photos/'labels.csv')
+    assert data.name == 'labels' and data.counts.values.tolist() == image_folder(photos).counts.values.tolist()
+    assert [data.get_y(o) for o in data.items] == [o.parent.name for o in data.items]
+    lazy = data.dataloaders(bs=16, in_memory=False, num_workers=0)
+    assert [int(o[1]) for o in lazy.valid_ds] == data.targs[data.splits['valid']].tolist()
+    ids = table.assign(file=[o[:-4] for o in table.file])
+    assert list(image_table(ids, photos, suff='.png').items) == list(data.items)
+
+def test_table_groups(table, photos):
+    data = image_table(table, photos, group_col='row')
+    rows = {k:{data.items[int(i)].stem[:3] for i in v} for k,v in data.splits.items()}
+    assert not rows['train'] & rows['valid'] and not rows['train'] & rows['test'] and not rows['valid'] & rows['test']
+    with raises(ValueError, 'Too few sources to split: flower'): image_table(table.assign(row=table.label), photos, group_col='row')
+
+def test_table_splits(table, photos):
+    split = ['Train', 'val', 'TEST', 'train']*124
+    data = image_table(table.assign(split=split[:494]), photos, split_col='split')
+    assert [len(data.splits[k]) for k in data.splits] == [split[:494].count('Train')+split[:494].count('train'), split[:494].count('val'), split[:494].count('TEST')]
+    assert len(image_table(table.assign(is_valid=[i % 5 == 0 for i in range(494)]), photos, split_col='is_valid').splits['valid']) == 99
+    with raises(ValueError, "Column 'split' says 'holdout'"): image_table(table.assign(split='holdout'), photos, split_col='split')
+    with raises(ValueError, 'leaves nothing for training'): image_table(table.assign(split='test'), photos, split_col='split')
+
+def test_table_without_the_column(table, photos):
+    table.to_csv(photos/'labels.csv', index=False)
+    with raises(ValueError, "labels.csv has no column 'lable': did you mean label"): image_table(photos/'labels.csv', label_col='lable')
+    with raises(ValueError, 'no column 7'): image_table(table, photos, fn_col=7)
+    (photos/'empty.csv').touch()
+    with raises(ValueError, 'empty.csv cannot be read as csv'): image_table(photos/'empty.csv')
+    with raises(FileNotFoundError, 'none.csv does not exist'): image_table(photos/'none.csv')
+    fails_with(cnnfast('run', photos/'empty.csv'), 'cannot be read as csv')
+
+def test_table_with_missing_files(table, photos):
+    table.loc[3, 'file'] = 'flower/gone.png'
+    with pytest.warns(UserWarning, match='names 1 files that are not there.*gone.png'): data = image_table(table, photos)
+    assert len(data) == 493
+    with raises(FileNotFoundError, 'None of the 494 files', 'path='): image_table(table, photos/'temple')
+    with raises(FileNotFoundError, 'nowhere does not exist'): image_table(table, photos/'nowhere')
+
+def test_table_labels(table, photos):
+    "Labels stay what they are written as; two for one file are refused; none makes a picture unlabelled"
+    names = table.assign(label=table.label.map(dict(flower='007', temple='NA')))
+    names.loc[:2, 'label'] = ''
+    names.to_csv(photos/'labels.csv', index=False)
+    data = image_table(photos/'labels.csv')
+    assert data.vocab == ['007', 'NA'] and len(data) == 491 and len(data.unlabelled) == 3
+    twice = __import__('pandas').concat([table, table[:2].assign(label='temple')])
+    with raises(ValueError, 'gives two labels to 2 files'): image_table(twice, photos)
+    assert len(image_table(__import__('pandas').concat([table, table[:2]]), photos)) == 494
+
 # Pictures
 
 def test_unreadable_pictures_are_named_counted_and_left_out(photos):
@@ -115,7 +236,7 @@ def test_archive_is_read(photos, tmp_path):
         assert data.name == 'photos' and len(data) == 494 and data.vocab == ['flower', 'temple']
     assert unpack(tmp_path/'photos.zip') == unpack(tmp_path/'photos.zip')
 
-def left_over(): return [o for o in (cnnfast_home()/'archives').glob('.*')] if (cnnfast_home()/'archives').exists() else []
+def left_over(): return [o for o in (cnnfast_home()/'archives').glob('.*') if o.suffix != '.lock'] if (cnnfast_home()/'archives').exists() else []
 
 def test_archive_cut_off(photos, tmp_path):
     with tarfile.open(tmp_path/'cut.tgz', 'w:gz') as t: t.add(photos, 'photos')
@@ -145,56 +266,18 @@ def test_killed_while_unpacking(photos, tmp_path):
     "What a killed process leaves is not mistaken for the data"
     with tarfile.open(tmp_path/'k.tar', 'w') as t: t.add(photos, 'photos')
     code = f'''
-import cnnfast.datasets as d, os, signal
-real,n = d.with_progress,[0]
+import cnnfast.files as f, cnnfast.folders as d, os, signal
+real,n = f.with_progress,[0]
 def killing(it, *args):
     for o in real(it, *args):
         n[0] += 1
         if n[0] == 100: os.kill(os.getpid(), signal.SIGKILL)
         yield o
-d.with_progress = killing
+f.with_progress = killing
 d.image_folder({str(tmp_path/"k.tar")!r})
 '''
     assert subprocess.run([sys.executable, '-c', code], capture_output=True).returncode == -9
     assert len(image_folder(tmp_path/'k.tar')) == 494
-
-# CIFAR-10's original pickles
-
-def write_pickles(folder, n=20):
-    folder.mkdir()
-    for i,f in enumerate([f'data_batch_{k}' for k in range(1, 6)]+['test_batch']):
-        d = {b'data':rng.integers(0, 256, (n, 3072), dtype=np.uint8), b'labels':[k % 10 for k in range(n)], b'filenames':[b'x']*n, b'batch_label':b''}
-        (folder/f).write_bytes(pickle.dumps(d, protocol=2))
-    (folder/'batches.meta').write_bytes(pickle.dumps({b'label_names':[f'class {i}'.encode() for i in range(10)], b'num_vis':3072}, protocol=2))
-    return folder
-
-def test_original_pickles(tmp_path):
-    folder = write_pickles(tmp_path/'cifar-10-batches-py')
-    with tarfile.open(tmp_path/'cifar-10-python.tar.gz', 'w:gz') as t: t.add(folder, folder.name)
-    for path in (folder, tmp_path, tmp_path/'cifar-10-python.tar.gz'):
-        if path == tmp_path: (tmp_path/'cifar-10-python.tar.gz').rename(tmp_path.parent/'moved.tgz')
-        data = cifar10(path)
-        if path == tmp_path: (tmp_path.parent/'moved.tgz').rename(tmp_path/'cifar-10-python.tar.gz')
-        assert [len(o) for o in data.splits.values()] == [90, 10, 20] and data.vocab[3] == 'class 3'
-    raw = pickle.loads((folder/'test_batch').read_bytes())[b'data'][7].reshape(3, 32, 32)
-    dls = data.dataloaders(bs=16, augment=False)
-    assert (dls.test.store.pics[107] == __import__('torch').from_numpy(raw)).all()
-    assert data.dataloaders(bs=16, in_memory=False, num_workers=0).test.dataset[7][1] == 7
-
-def test_pickles_run_no_code(tmp_path):
-    folder = write_pickles(tmp_path/'p')
-    class Evil:
-        def __reduce__(self): return os.mkdir, (str(tmp_path/'pwned'),)
-    (folder/'test_batch').write_bytes(pickle.dumps({b'data':Evil()}))
-    with raises(ValueError, 'not read'): cifar10(folder)
-    assert not (tmp_path/'pwned').exists()
-    (folder/'test_batch').write_bytes((folder/'data_batch_1').read_bytes()[:500])
-    with raises(ValueError, 'test_batch is cut off'): cifar10(folder)
-    (folder/'test_batch').unlink()
-    with raises(FileNotFoundError, 'test_batch'): cifar10(folder)
-
-def test_not_cifar(photos):
-    with raises(ValueError, 'is not CIFAR-10'): cifar10(photos)
 
 # A full disk
 
@@ -212,7 +295,7 @@ def test_full_disk_while_unpacking(photos, small_disk, tmp_path, monkeypatch):
         for k in range(4): t.add(photos, f'photos{k}')
     monkeypatch.setenv('CNNFAST_HOME', str(small_disk))
     with raises(OSError, 'No space left', 'CNNFAST_HOME'): image_folder(tmp_path/'a.tar')
-    assert not [o for o in small_disk.rglob('*') if o.is_file()]
+    assert not [o for o in small_disk.rglob('*') if o.is_file() and o.suffix != '.lock']
 
 def test_full_disk_while_decoding(photos, small_disk, monkeypatch):
     monkeypatch.setenv('CNNFAST_HOME', str(small_disk))
@@ -221,7 +304,7 @@ def test_full_disk_while_decoding(photos, small_disk, monkeypatch):
     real = __import__('shutil').disk_usage
     monkeypatch.setattr('cnnfast.loading.shutil.disk_usage', lambda p: real('/')) # the disk fills up meanwhile
     with raises(OSError, 'No space left', 'cache=False'): data.dataloaders()
-    assert not [o for o in small_disk.rglob('*') if o.is_file()]
+    assert not [o for o in small_disk.rglob('*') if o.is_file() and o.suffix != '.lock']
     assert data.dataloaders(cache=False).one_batch()[0].shape == (64, 3, 64, 64)
 
 def test_full_disk_while_writing_results(small_disk):
