@@ -198,7 +198,7 @@ def show(self:ImageData,
     fig.subplots_adjust(left=0.16, right=0.995, top=0.99, bottom=0.01, wspace=0.05, hspace=0.05)
     return fig
 
-# %% ../nbs/00_datasets.ipynb #fab4de43
+# %% ../nbs/00_datasets.ipynb #bcb7ecbe
 def _chosen(classes, vocab, ids=()):
     "Class numbers of `classes`: how many, or names, or ids"
     if classes is None: return np.arange(len(vocab))
@@ -232,9 +232,8 @@ def take(self:ImageData,
     positions = np.asarray(positions)
     where = np.full(len(self.targs), -1)
     where[positions] = np.arange(len(positions))
-    items = FilePaths(self.items.names[positions]) if isinstance(self.items, FilePaths) else [self.items[i] for i in positions]
     splits = {k:w[w >= 0] for k,v in self.splits.items() for w in [where[v]]}
-    return self.new(**{**dict(items=items, targs=self.targs[positions], splits=splits, stamps=None if self.stamps is None else self.stamps[positions]), **kwargs})
+    return self.new(**{**dict(items=pick(self.items, positions), targs=self.targs[positions], splits=splits, stamps=None if self.stamps is None else self.stamps[positions]), **kwargs})
 
 @patch
 def subset(self:ImageData,

@@ -108,11 +108,11 @@ def _near_pairs(x, std, get, size, radius, k=9):
     alike = torch.cat([(_details(get(p[:,0]))*_details(get(p[:,1]))).sum(1) for p in np.array_split(pairs, math.ceil(len(pairs)/500))])
     return pairs[alike.numpy() > 0.7]
 
-# %% ../nbs/01_inspection.ipynb #2ba53cf1
+# %% ../nbs/01_inspection.ipynb #7d38437b
 def _look_at(data, in_memory, cache):
-    "Digest (N,), look (N,D), its deviation (N,) and extremes (N,2) of every picture, {position: reason} of the unreadable, and a function that gets pictures"
+    "Digest (N,), look (N,D), its deviation (N,) and the range of samples within a channel (N,) of every picture, {position: reason} of the unreadable, and a function that gets pictures"
     opener,parts = OpenPicture(data.size, data.n_in, data.resize),[]
-    def put(pics): parts.append((_digests(pics), *_looks(pics), np.stack([pics.min((1, 2, 3)), pics.max((1, 2, 3))], 1)))
+    def put(pics): parts.append((_digests(pics), *_looks(pics), (pics.max((2, 3)) - pics.min((2, 3))).max(1)))
     if in_memory:
         pics,_,bad = data.decoded(cache=cache)
         for i in with_progress(range(0, len(pics), 1024), 'looking'): put(pics[i:i+1024])
@@ -121,7 +121,7 @@ def _look_at(data, in_memory, cache):
         _,bad = decode(data.items, opener, put)
         def get(idx):
             chunks = []
-            decode(FilePaths(data.items.names[idx]), opener, chunks.append, n_workers=1)
+            decode(pick(data.items, idx), opener, chunks.append, n_workers=1)
             return np.concatenate(chunks)
     return *map(np.concatenate, zip(*parts)),bad,get
 
@@ -139,18 +139,18 @@ def check(self:ImageData,
     cache:bool=True, # Keep decoded pictures on disk for the next start?
 ) -> 'DataCheck':
     "Unreadable and blank pictures, duplicates within and across splits, and classes too small to split"
-    digests,x,std,ends,bad,get = _look_at(self, goes_in_memory(self, in_memory=in_memory, budget=budget), cache)
+    digests,x,std,spread,bad,get = _look_at(self, goes_in_memory(self, in_memory=in_memory, budget=budget), cache)
     used = np.unique(np.concatenate(list(self.splits.values())))
     unreadable = {int(i):bad[i] for i in used if i in bad}
     seen = np.setdiff1d(used, list(unreadable))
-    flat = ends[seen,1].astype(int) - ends[seen,0] <= 2
+    flat = spread[seen] <= 2
     exact,first = _exact_pairs(digests, seen[~flat])
     near = first[_near_pairs(x[first], std[first], lambda i: get(first[i]), self.size, radius)] if radius else np.empty((0, 2), dtype=int)
     found = DataCheck(self, unreadable, seen[flat], exact, near)
     if not found.ok: warnings.warn(f'{self.name}: ' + '; '.join(found.errors))
     return found
 
-# %% ../nbs/01_inspection.ipynb #e1624baf
+# %% ../nbs/01_inspection.ipynb #e1f8b596
 class DataCheck:
     "What `data.check()` found"
     def __init__(self,
@@ -219,10 +219,12 @@ class DataCheck:
         return '\n'.join([head] + [f"{o.level}: {o.what} ({o.pictures:,}): {o['such as']}" for _,o in self.problems.iterrows()])
 
     def show(self,
-        n:int=12, # Pairs to draw at most: leaks first
+        n:int=12, # Pairs to draw at most: leaks first, spread evenly where there are more
     ) -> plt.Figure:
         "Draw pairs of duplicates side by side, with split and class of each"
-        p = self.pairs.assign(within=self.pairs.split_a == self.pairs.split_b).sort_values(['within', 'kind'], kind='stable').head(n)
+        p = self.pairs.assign(within=self.pairs.split_a == self.pairs.split_b).sort_values(['within', 'kind'], kind='stable')
+        n_leaks = int((~p.within).sum())
+        p = p.iloc[np.unique(np.linspace(0, n_leaks-1, n).astype(int))] if n_leaks > n else p.head(n)
         if p.empty: raise ValueError(f'{self.data.name}: no duplicates were found')
         opener,cols = OpenPicture(self.data.size, self.data.n_in, self.data.resize),min(4, len(p))
         fig,axs = plt.subplots(math.ceil(len(p)/cols), cols, figsize=(3*cols, 2.1*math.ceil(len(p)/cols)), squeeze=False, layout='constrained')

@@ -65,7 +65,7 @@ def cifar10(
         raise ValueError(f"{path} is not CIFAR-10: expected train/ and test/ with one folder per class, or the files data_batch_1, …, test_batch")
     return from_folders('cifar10', root, valid_pct, None, seed, size=32)
 
-# %% ../nbs/00_standard.ipynb #15df8190
+# %% ../nbs/00_standard.ipynb #893219fe
 def _coarse(data, of):
     "`data` with coarse classes instead of fine ones; `of` names the coarse class of each item"
     vocab,targs = np.unique(np.array(of, dtype=object), return_inverse=True)
@@ -76,7 +76,8 @@ def _withhold_test(data):
     "`data` without test labels: the pictures of 'test' become `unlabelled`"
     test = data.splits['test']
     rest = data.new(splits={k:data.splits[k] for k in ('train', 'valid')})
-    items = FilePaths(data.items.names[test]) if isinstance(data.items, FilePaths) else [Picture(data.items[i].array) for i in test]
+    items = pick(data.items, test)
+    if isinstance(items[0], Picture): items = [Picture(o.array) for o in items]
     return rest.take(np.setdiff1d(np.arange(len(data.targs)), test), unlabelled=items)
 
 def cifar100(

@@ -87,3 +87,13 @@ def test_out_exists(tmp_path):
 
 def test_usage_errors():
     assert cnnfast('fly').returncode == 2 and cnnfast().returncode == 2
+
+def test_table_balanced_and_augmented(photos, tmp_path):
+    "A csv file, most of one class, with batches that draw both equally and mix them"
+    files = [o for o in sorted(photos.rglob('*.png')) if o.parent.name == 'temple' or int(o.stem[:3]) < 64]
+    pd.DataFrame(dict(file=[o.relative_to(photos) for o in files], label=[o.parent.name for o in files])).to_csv(photos/'labels.csv', index=False)
+    out = tmp_path/'out'
+    assert (res := cnnfast('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--out', out)).returncode == 0, res.stderr
+    assert 'classes drawn evenly' in res.stdout and (out/'report.html').exists()
+    fails_with(cnnfast('run', photos/'labels.csv', '--augment', 'heavy'), "augment='heavy' is not known", 'flip_crop')
+    fails_with(cnnfast('run', photos/'labels.csv', '--balance', 'smote'), "how='smote' is not known", 'oversample')
