@@ -47,7 +47,7 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #aff7f2f7
+# %% ../nbs/11_cli.ipynb #2fdb8265
 def _free_name(stem):
     "`stem`, or the first of stem-2, stem-3, … that does not exist"
     i,out = 1,Path(stem)
@@ -80,6 +80,7 @@ def _run(args):
     own = {k:v for k,v in dict(size=args.size, resize=args.resize).items() if v is not None}
     if own and args.data in DATASETS: raise ValueError(f"--{list(own)[0]} is for your own pictures: {args.data} has a size of its own")
     data = load_data(args.data, _one(args.path), seed=args.split_seed, **own)
+    if args.data not in DATASETS and len(data) <= 100_000: data.check(budget=args.memory) # warns of leaks
     if args.balance: data = data.balance(args.balance)
     kwargs = dict(augment=args.augment) if args.augment else {}
     if args.augment: data.augmentations(args.augment) # an unknown level shows now

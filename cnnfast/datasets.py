@@ -133,12 +133,18 @@ def grouped_split(
         lacking[where[g]] -= has
     return {k:np.flatnonzero(where[groups] == i) for i,k in enumerate(parts)}
 
-# %% ../nbs/00_datasets.ipynb #2db69c7d
+# %% ../nbs/00_datasets.ipynb #44b80ec7
 def check_pct(**pct):
     "Raise `ValueError` unless the shares `valid`, `test`, … are between 0 and 1 and leave something for training"
     for k,p in pct.items():
         if not 0 < p < 1: raise ValueError(f'{k}_pct={p} is not a share: give a number between 0 and 1')
     if sum(pct.values()) >= 1: raise ValueError(f"{' + '.join(f'{k}_pct' for k in pct)} leave nothing for training: together they must stay below 1")
+
+def _check_groups(splits, groups):
+    seen = {}
+    for k,v in splits.items():
+        for g in set(groups[v].tolist()): seen.setdefault(g, []).append(k)
+    if torn := [f"{g} ({' and '.join(ks)})" for g,ks in seen.items() if len(ks) > 1]: raise ValueError(f'{len(torn):,} sources stand in more than one of the given splits: {few(torn)}')
 
 def fill_splits(
     splits:dict, # What is given: 'train' and perhaps 'valid' and 'test'
@@ -150,6 +156,7 @@ def fill_splits(
     groups=None, # Source of each item, (N,): pictures of one source stay together
 ) -> dict:
     "`splits`; what is missing among 'valid' and 'test' is cut from 'train'"
+    if groups is not None: _check_groups(splits, np.asarray(groups))
     cut = {k:p for k,p in dict(valid=valid_pct, test=test_pct).items() if k not in splits}
     if not cut: return splits
     check_pct(**cut)
@@ -198,14 +205,14 @@ def show(self:ImageData,
     fig.subplots_adjust(left=0.16, right=0.995, top=0.99, bottom=0.01, wspace=0.05, hspace=0.05)
     return fig
 
-# %% ../nbs/00_datasets.ipynb #bcb7ecbe
-def _chosen(classes, vocab, ids=()):
-    "Class numbers of `classes`: how many, or names, or ids"
+# %% ../nbs/00_datasets.ipynb #0cda71f7
+def _chosen(classes, vocab):
+    "Class numbers of `classes`: how many, or names"
     if classes is None: return np.arange(len(vocab))
     if isinstance(classes, int):
         if not 2 <= classes <= len(vocab): raise ValueError(f'classes={classes}: give 2 to {len(vocab)}')
         return np.arange(classes)
-    where = {**{o:i for i,o in enumerate(ids)}, **{o:i for i,o in enumerate(vocab)}}
+    where = {o:i for i,o in enumerate(vocab)}
     classes = [str(o) for o in listify(classes)]
     for o in classes:
         if o not in where: raise ValueError(f'There is no class {o!r}: {nearest(o, vocab)}')

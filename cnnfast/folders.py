@@ -14,24 +14,26 @@ from .files import *
 from .pictures import *
 from .datasets import *
 
-# %% ../nbs/00_folders.ipynb #0954c1d3
-def _say_size(name, sizes, size, resize):
-    "How pictures come to their size, where it is not their own"
-    wh = sizes[['width', 'height']].drop_duplicates()
-    if wh.values.tolist() in ([], [[size, size]]): return
-    w,h = wh.iloc[0]
-    others = ' and other sizes' if len(wh) > 1 else ' pixels'
-    print(f"{name}: pictures of {w}×{h}{others} are brought to {size}×{size} by resize={resize!r} ({RESIZE[resize]}).")
+# %% ../nbs/00_folders.ipynb #f497224b
+def _size(name, items, size, resize):
+    "Pixels a side: `size`, or what all pictures share; says how they come to it where it is not their own"
+    if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
+    sizes = picture_sizes(items)
+    size,wh = size or shared_size(sizes),sizes[['width', 'height']].drop_duplicates()
+    if wh.values.tolist() not in ([], [[size, size]]):
+        others = ' and other sizes' if len(wh) > 1 else ' pixels'
+        print(f"{name}: pictures of {wh.width.iloc[0]}×{wh.height.iloc[0]}{others} are brought to {size}×{size} by resize={resize!r} ({RESIZE[resize]}).")
+    return size
 
 def _scan_split(root, deep=0):
-    "Pictures below `root` in class folders that stand `deep` folders down [(path, size, mtime), …], the class of each, and all other files"
+    "Pictures below `root` in class folders that stand `deep` folders down [(path, size, mtime), …], the class of each, pictures in no such folder, and other files"
     found,other = scan_pictures(root)
-    pics,labels,skip = [],[],len(str(root))+1
+    pics,labels,stray,skip = [],[],[],len(str(root))+1
     for o in found:
         parts = o[0][skip:].split(os.sep, deep+1)
-        if len(parts) < deep+2: other.append(o[0])
+        if len(parts) < deep+2: stray.append(o[0])
         else: pics.append(o); labels.append(sys.intern(parts[deep]))
-    return pics,labels,other
+    return pics,labels,stray,other
 
 def _empty_dirs(root, classes): return [o.name for o in class_dirs(root) if o.name not in classes]
 
@@ -52,12 +54,12 @@ def from_folders(
     level = (1 if 'train' in roots else 0) + deep
     if 'train' not in roots: roots = dict(train=Path(path))
     found = {k:_scan_split(d, deep) for k,d in roots.items()}
-    unlabelled = FilePaths(found.pop('test')[2]) if 'test' in found and not found['test'][0] else FilePaths([])
-    other = [o for v in found.values() for o in v[2]]
-    pics,labels = [[o for v in found.values() for o in v[i]] for i in (0, 1)]
+    unlabelled = found.pop('test')[2] if 'test' in found and not found['test'][0] else []
+    pics,labels,*other = [[o for v in found.values() for o in v[i]] for i in range(4)]
+    other = sum(other, [])
     if not pics: raise ValueError(f'{path} holds no pictures: expected one folder per class, or train/, valid/ and test/ with one folder per class in each')
     if other: warnings.warn(f'{len(other):,} files in {path} are not pictures in a class folder, or are links to what is there already, and are left out: {few([os.path.relpath(o, path) for o in other])}')
-    vocab,targs = np.unique(np.array(labels, dtype=object), return_inverse=True)
+    targs,vocab = pd.factorize(np.array(labels, dtype=object), sort=True)
     if not deep and (empty := _empty_dirs(roots['train'], set(vocab))): warnings.warn(f'Class folders without pictures are left out: {few(empty)}')
     if len(vocab) < 2: raise ValueError(f'{path} holds pictures of {len(vocab)} class ({few(vocab)}): two or more are needed, one folder each')
     check_names(vocab, path)
@@ -65,11 +67,9 @@ def from_folders(
     splits = {k:np.arange(end-len(v[0]), end) for (k,v),end in zip(found.items(), ends)}
     files,*stamps = zip(*pics)
     groups = None if group is None else [str(group(Path(o))) for o in files]
-    sizes = picture_sizes(FilePaths(files))
-    size = size or shared_size(sizes)
-    _say_size(name, sizes, size, resize)
-    return ImageData(name, FilePaths(files), targs, fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, groups), vocab, size, path=path, resize=resize,
-                     get_y=FolderLabel(path, level), stamps=np.array(stamps).T, unlabelled=unlabelled, **kwargs)
+    items = FilePaths(files)
+    return ImageData(name, items, targs, fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, groups), vocab, _size(name, items, size, resize), path=path, resize=resize,
+                     get_y=FolderLabel(path, level), stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), **kwargs)
 
 def image_folder(
     path, # A folder, an archive of one, or a list of archives that are its parts
@@ -84,7 +84,6 @@ def image_folder(
     name:str=None, # What to call it; by default the folder's name
 ) -> ImageData:
     "Your own pictures: one folder per class, or `train/`, `valid/`, `test/` with one folder per class in each"
-    if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
     root = local_folder(path)
     return from_folders(name or Path(listify(path)[0]).name.split('.')[0], root, valid_pct, test_pct, seed, size, group=group, resize=resize, n_in=n_in, flip=flip)
 
@@ -103,7 +102,7 @@ def sample_folder(
                 Image.fromarray(photo[y:y+size, x:x+size]).save(Path(path)/name/f'{y:03}-{x:03}.png')
     return Path(path)
 
-# %% ../nbs/00_folders.ipynb #d5cdbd06
+# %% ../nbs/00_folders.ipynb #28d344be
 def _read_table(df):
     "The table `df`, read from a file where it is the path of one: labels like 007 and NA stay what they are"
     if isinstance(df, pd.DataFrame): return df,'the table'
@@ -120,8 +119,7 @@ def _column(df, col, what):
 
 def _split_of(col):
     "The column `col` as 'train', 'valid' and 'test'"
-    if col.dtype == bool: return col.map({True:'valid', False:'train'})
-    res = col.astype(str).str.strip().str.lower().map(SPLIT_NAMES)
+    res = col.astype(str).str.strip().str.lower().map({**SPLIT_NAMES, 'true':'valid', 'false':'train'})
     if res.isna().any(): raise ValueError(f"Column {col.name!r} says {few(map(repr, col[res.isna()].unique()))}: expected {', '.join(SPLIT_NAMES)}, or True for valid")
     return res
 
@@ -156,7 +154,6 @@ def image_table(
     name:str=None, # What to call it; by default the folder's name
 ) -> ImageData:
     "Your own pictures, listed in a table: file names, labels and, if given, splits or sources"
-    if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
     table,what = _read_table(df)
     root = Path(path or ('.' if isinstance(df, pd.DataFrame) else Path(df).parent)).expanduser()
     if not root.exists(): raise FileNotFoundError(f'{root} does not exist: path= is the folder that file names start from')
@@ -178,7 +175,5 @@ def image_table(
     if 'train' not in splits: raise ValueError(f'{what}: column {split_col!r} leaves nothing for training')
     splits = fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, t.group.astype(str).values if group_col is not None else None)
     items = FilePaths(t.file.values)
-    sizes = picture_sizes(items)
-    name,size = name or (root.resolve().name if isinstance(df, pd.DataFrame) else Path(df).stem),size or shared_size(sizes)
-    _say_size(name, sizes, size, resize)
-    return ImageData(name, items, targs, splits, vocab, size, n_in, resize, flip, path=root, stamps=stamps, unlabelled=unlabelled)
+    name = name or (root.resolve().name if isinstance(df, pd.DataFrame) else Path(df).stem)
+    return ImageData(name, items, targs, splits, vocab, _size(name, items, size, resize), n_in, resize, flip, path=root, stamps=stamps, unlabelled=unlabelled)

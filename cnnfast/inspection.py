@@ -108,7 +108,7 @@ def _near_pairs(x, std, get, size, radius, k=9):
     alike = torch.cat([(_details(get(p[:,0]))*_details(get(p[:,1]))).sum(1) for p in np.array_split(pairs, math.ceil(len(pairs)/500))])
     return pairs[alike.numpy() > 0.7]
 
-# %% ../nbs/01_inspection.ipynb #7d38437b
+# %% ../nbs/01_inspection.ipynb #890148fd
 def _look_at(data, in_memory, cache):
     "Digest (N,), look (N,D), its deviation (N,) and the range of samples within a channel (N,) of every picture, {position: reason} of the unreadable, and a function that gets pictures"
     opener,parts = OpenPicture(data.size, data.n_in, data.resize),[]
@@ -131,26 +131,7 @@ def _exact_pairs(digests, rows):
     again = np.setdiff1d(np.arange(len(rows)), first)
     return np.stack([rows[first[which[again]]], rows[again]], 1),rows[np.sort(first)]
 
-@patch
-def check(self:ImageData,
-    radius:float=0.2, # How far near duplicates may differ in their coarse look, in units of a picture's own contrast; 0: look for exact ones only
-    in_memory:bool=None, # None: in memory where the pictures fit
-    budget:float=None, # GB of memory that decoded pictures may take; by default half of what is free
-    cache:bool=True, # Keep decoded pictures on disk for the next start?
-) -> 'DataCheck':
-    "Unreadable and blank pictures, duplicates within and across splits, and classes too small to split"
-    digests,x,std,spread,bad,get = _look_at(self, goes_in_memory(self, in_memory=in_memory, budget=budget), cache)
-    used = np.unique(np.concatenate(list(self.splits.values())))
-    unreadable = {int(i):bad[i] for i in used if i in bad}
-    seen = np.setdiff1d(used, list(unreadable))
-    flat = spread[seen] <= 2
-    exact,first = _exact_pairs(digests, seen[~flat])
-    near = first[_near_pairs(x[first], std[first], lambda i: get(first[i]), self.size, radius)] if radius else np.empty((0, 2), dtype=int)
-    found = DataCheck(self, unreadable, seen[flat], exact, near)
-    if not found.ok: warnings.warn(f'{self.name}: ' + '; '.join(found.errors))
-    return found
-
-# %% ../nbs/01_inspection.ipynb #e1f8b596
+# %% ../nbs/01_inspection.ipynb #52e36ad2
 class DataCheck:
     "What `data.check()` found"
     def __init__(self,
@@ -233,6 +214,26 @@ class DataCheck:
             ax.imshow(np.concatenate([np.asarray(opener.encodes(self.data.items[int(i)])) for i in (o.a, o.b)], 1), cmap='gray')
             ax.set_title(f'{o.kind}\n{o.split_a}: {o.class_a}  |  {o.split_b}: {o.class_b}', fontsize=8)
         return fig
+
+# %% ../nbs/01_inspection.ipynb #6185bec6
+@patch
+def check(self:ImageData,
+    radius:float=0.2, # How far near duplicates may differ in their coarse look, in units of a picture's own contrast; 0: look for exact ones only
+    in_memory:bool=None, # None: in memory where the pictures fit
+    budget:float=None, # GB of memory that decoded pictures may take; by default half of what is free
+    cache:bool=True, # Keep decoded pictures on disk for the next start?
+) -> DataCheck:
+    "Unreadable and blank pictures, duplicates within and across splits, and classes too small to split"
+    digests,x,std,spread,bad,get = _look_at(self, goes_in_memory(self, in_memory=in_memory, budget=budget), cache)
+    used = np.unique(np.concatenate(list(self.splits.values())))
+    unreadable = {int(i):bad[i] for i in used if i in bad}
+    seen = np.setdiff1d(used, list(unreadable))
+    flat = spread[seen] <= 2
+    exact,first = _exact_pairs(digests, seen[~flat])
+    near = first[_near_pairs(x[first], std[first], lambda i: get(first[i]), self.size, radius)] if radius else np.empty((0, 2), dtype=int)
+    found = DataCheck(self, unreadable, seen[flat], exact, near)
+    if not found.ok: warnings.warn(f'{self.name}: ' + '; '.join(found.errors))
+    return found
 
 @patch
 def without(self:ImageData,

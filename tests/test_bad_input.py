@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from conftest import cnnfast, fails_with
+from conftest import cnnfast, cnnfast_here, fails_with
 from cnnfast.files import *
 from cnnfast.pictures import *
 from cnnfast.datasets import *
@@ -124,6 +124,7 @@ def test_unlabelled_test_folder(photos, tmp_path):
     root = tmp_path/'split'
     root.mkdir(); photos.rename(root/'train'); (root/'test').mkdir()
     for i in range(3): noise(size=(32, 32)).save(root/'test'/f'{i}.png')
+    (root/'test'/'about.txt').touch()
     data = image_folder(root)
     assert [o.name for o in data.unlabelled] == ['0.png', '1.png', '2.png'] and list(data.splits) == ['train', 'valid', 'test']
 
@@ -148,6 +149,8 @@ def test_table_groups(table, photos):
     data = image_table(table, photos, group_col='row')
     rows = {k:{data.items[int(i)].stem[:3] for i in v} for k,v in data.splits.items()}
     assert not rows['train'] & rows['valid'] and not rows['train'] & rows['test'] and not rows['valid'] & rows['test']
+    torn = table.assign(split=['train', 'valid']*247)
+    with raises(ValueError, 'sources stand in more than one of the given splits', 'train and valid'): image_table(torn, photos, split_col='split', group_col='row')
     with raises(ValueError, 'Too few sources to split: flower'): image_table(table.assign(row=table.label), photos, group_col='row')
 
 def test_table_splits(table, photos):
@@ -165,7 +168,7 @@ def test_table_without_the_column(table, photos):
     (photos/'empty.csv').touch()
     with raises(ValueError, 'empty.csv cannot be read as csv'): image_table(photos/'empty.csv')
     with raises(FileNotFoundError, 'none.csv does not exist'): image_table(photos/'none.csv')
-    fails_with(cnnfast('run', photos/'empty.csv'), 'cannot be read as csv')
+    fails_with(cnnfast_here('run', photos/'empty.csv'), 'cannot be read as csv')
 
 def test_table_with_missing_files(table, photos):
     table.loc[3, 'file'] = 'flower/gone.png'

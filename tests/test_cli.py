@@ -1,9 +1,8 @@
 "The command, from start to report, as a user runs it."
 import json, re, time
-from types import SimpleNamespace
 import pandas as pd
 import pytest
-from conftest import CIFAR, cnnfast, fails_with, needs_cifar
+from conftest import CIFAR, cnnfast, cnnfast_here, fails_with, needs_cifar
 
 TIMES = ['train_seconds', 'pictures_per_second', 'peak_memory_mb']
 
@@ -62,13 +61,13 @@ def test_real_cifar(cifar_2000, tmp_path):
     'negative batch size': (['--bs', '-1'], ['--bs']),
     'size of digits': (['--size', '32'], ['--size', 'digits']),
     'path of digits': (['digits', '--path', '.'], ['digits', 'path']),
+    'unknown augmentation': (['--augment', 'heavy'], ["augment='heavy' is not known", 'flip_crop']),
+    'unknown way to balance': (['--balance', 'smote'], ["how='smote' is not known", 'oversample']),
     'unknown device': (['--device', 'toaster'], ['toaster']),
 }.values())
-def test_one_sentence(args, words, tmp_path, monkeypatch, capsys):
-    from cnnfast.cli import main
+def test_one_sentence(args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = main(['run', *args])
-    fails_with(SimpleNamespace(returncode=code, stderr=capsys.readouterr().err), *words)
+    fails_with(cnnfast_here('run', *args), *words)
     assert not list(tmp_path.iterdir()) # nothing is left behind
 
 def test_hub_out_of_reach(tmp_path):
@@ -82,18 +81,21 @@ def test_hub_out_of_reach(tmp_path):
 def test_out_exists(tmp_path):
     (tmp_path/'out').mkdir()
     (tmp_path/'out'/'mine.txt').write_text('precious')
-    fails_with(cnnfast('run', '--out', tmp_path/'out'), 'exists already')
+    fails_with(cnnfast_here('run', '--out', tmp_path/'out'), 'exists already')
     assert (tmp_path/'out'/'mine.txt').read_text() == 'precious'
 
 def test_usage_errors():
     assert cnnfast('fly').returncode == 2 and cnnfast().returncode == 2
+
+def test_leaks_are_warned_of(photos, tmp_path):
+    (photos/'temple'/'copy.png').write_bytes((photos/'flower'/'224-256.png').read_bytes())
+    res = cnnfast_here('run', photos, '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--out', tmp_path/'out')
+    assert res.returncode == 0 and res.stderr.startswith('cnnfast: warning: photos: ') and 'the same picture in two classes (1: flower/224-256.png = temple/copy.png)' in res.stderr
 
 def test_table_balanced_and_augmented(photos, tmp_path):
     "A csv file, most of one class, with batches that draw both equally and mix them"
     files = [o for o in sorted(photos.rglob('*.png')) if o.parent.name == 'temple' or int(o.stem[:3]) < 64]
     pd.DataFrame(dict(file=[o.relative_to(photos) for o in files], label=[o.parent.name for o in files])).to_csv(photos/'labels.csv', index=False)
     out = tmp_path/'out'
-    assert (res := cnnfast('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--out', out)).returncode == 0, res.stderr
+    assert (res := cnnfast_here('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--out', out)).returncode == 0, res.stderr
     assert 'classes drawn evenly' in res.stdout and (out/'report.html').exists()
-    fails_with(cnnfast('run', photos/'labels.csv', '--augment', 'heavy'), "augment='heavy' is not known", 'flip_crop')
-    fails_with(cnnfast('run', photos/'labels.csv', '--balance', 'smote'), "how='smote' is not known", 'oversample')

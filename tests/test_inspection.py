@@ -3,7 +3,7 @@ import os, subprocess, sys
 import numpy as np
 import pytest
 from PIL import Image
-from conftest import CIFAR, cnnfast, needs_cifar
+from conftest import CIFAR, cnnfast, cnnfast_here, needs_cifar
 from cnnfast.files import *
 from cnnfast.pictures import *
 from cnnfast.datasets import *
@@ -88,7 +88,7 @@ def test_summary(split):
     assert t.loc['all', 'all'] == len(data) and abs(t.share[:2].sum()-1) < 1e-9
 
 def test_command(split):
-    assert cnnfast('check', split).returncode == 0
+    assert cnnfast_here('check', split).returncode == 0
     (split/'train'/'flower'/'copy.png').write_bytes(textured(split/'test').read_bytes())
     res = cnnfast('check', split, '--csv', split.parent/'pairs.csv')
     assert res.returncode == 1 and 'error: leak: the same picture in train and in test (1)' in res.stdout

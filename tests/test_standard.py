@@ -155,6 +155,8 @@ def test_tiny_imagenet(tiny):
     assert [data.get_y(o) for o in data.items] == [data.vocab[t] for t in data.targs]
     assert data.get_y(tiny/'val'/'images'/'7.JPEG') == 'crane (n03126707)'
     assert tiny_imagenet(tiny, classes=2).vocab == data.vocab[:2]
+    zipped = tiny_imagenet(shutil.make_archive(tiny.parent/'tiny-imagenet-200', 'zip', tiny.parent, tiny.name)) # as it is downloaded
+    assert zipped.vocab == data.vocab and [o.name for o in zipped.items] == [o.name for o in data.items]
     some = tiny_imagenet(tiny, classes=['lemon', 'n01443537'])
     assert some.vocab == ['goldfish', 'lemon'] and (some.counts.values == [18, 2, 2]).all() and {some.get_y(o) for o in some.items} == {'goldfish', 'lemon'}
     with raises(ValueError, "no class 'cranes'"): tiny_imagenet(tiny, classes=['cranes', 'lemon'])

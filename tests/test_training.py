@@ -6,6 +6,7 @@ from torch import nn
 from fastai.vision.all import CSVLogger, SaveModelCallback
 from cnnfast.files import *
 from cnnfast.datasets import *
+from cnnfast.folders import *
 from cnnfast.loading import *
 from cnnfast.models import *
 from cnnfast.training import *
@@ -60,7 +61,6 @@ def test_transfer_keeps_the_backbone(arch, tmp_path):
     size = timm.get_pretrained_cfg(arch).input_size[-1] if arch == 'test_vit' else 64
     source = timm.create_model(arch)
     write_weights(source, tmp_path/'w.safetensors')
-    from cnnfast.folders import sample_folder
     dls = image_folder(sample_folder(tmp_path/'photos'), size=size).dataloaders(bs=32)
     learn = transfer_learner(dls, arch, weights=tmp_path/'w.safetensors')
     mine = learn.model[0][1].model.state_dict()
