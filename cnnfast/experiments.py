@@ -207,7 +207,7 @@ def _recipes(models, epochs, weights, pretrained, **kwargs):
     titles = [o.model for o in recipes]
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
-# %% ../nbs/09_experiments.ipynb #16ec07a7
+# %% ../nbs/09_experiments.ipynb #64576205
 def _normalization(dls):
     "Mean and standard deviation that pictures are normalised by; 'picture' where by their own, None where not at all"
     if any(isinstance(o, StandardizePicture) for o in dls.after_batch.fs): return 'picture'
@@ -223,8 +223,8 @@ def save_run(
     import cnnfast, fastai, timm
     folder = Path(folder)
     folder.mkdir(parents=True)
-    config = dict(recipe=asdict(r.recipe), seed=r.seed, data=dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()}),
-                  lr=r.learn.lr, bs=r.learn.dls.train.bs, normalize=_normalization(r.learn.dls),
+    config = dict(recipe=asdict(r.recipe), seed=r.seed, data=dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()}, weighted=data.weighted),
+                  lr=r.learn.lr, bs=r.learn.dls.train.bs, normalize=_normalization(r.learn.dls), augment=[o.name for o in r.learn.dls.after_batch.fs], mix=getattr(r.learn.dls, 'mix', None),
                   versions={o.__name__:o.__version__ for o in (cnnfast, fastai, timm, torch)})
     metrics = dict(split=r.evaluation.split, **r.row, per_class=r.evaluation.per_class.to_dict('index'), confusion=r.evaluation.confusion().values.tolist())
     for name,o in dict(config=config, metrics=metrics).items():

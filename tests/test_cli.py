@@ -99,3 +99,5 @@ def test_table_balanced_and_augmented(photos, tmp_path):
     out = tmp_path/'out'
     assert (res := cnnfast_here('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--out', out)).returncode == 0, res.stderr
     assert 'classes drawn evenly' in res.stdout and (out/'report.html').exists()
+    config = json.loads((out/'cnn'/'seed-0'/'config.json').read_text())
+    assert config['mix'] == 'cutmix' and config['data']['weighted'] and any('Cutout' in o for o in config['augment'])
