@@ -125,7 +125,7 @@ def unpack(
     dest = cnnfast_home()/'archives'/f'{archives[0].name.split(".")[0]}-{h.hexdigest()}'
     return make_folder(dest, lambda folder: unpack_into(folder, *archives))
 
-# %% ../nbs/00_files.ipynb #5f248b17
+# %% ../nbs/00_files.ipynb #8c2bde2c
 def _resuming(part, timeout):
     "A downloader for pooch that goes on where the file `part` ends"
     import requests
@@ -156,7 +156,10 @@ def download(
     pooch.get_logger().setLevel('ERROR') # the bar says it all
     store = pooch.create(path=folder, base_url='', registry={name:known_hash}, urls={name:url}, retry_if_failed=retries)
     try: return Path(store.fetch(name, downloader=_resuming(folder/f'.{name}.part', timeout)))
-    except requests.RequestException as e: raise ConnectionError(f'{url} could not be downloaded ({type(e).__name__}: {few([e])[:200]}); what has arrived is kept, and the next try goes on from there') from None
+    except requests.RequestException as e:
+        why = str(e).split(' for url')[0] if isinstance(e, requests.HTTPError) else type(e).__name__
+        kept = '; what has arrived is kept, and the next try goes on from there' if (folder/f'.{name}.part').exists() else ''
+        raise ConnectionError(f'{url} could not be downloaded ({why}){kept}') from None
     except ValueError as e:
         if 'hash' not in str(e): raise
         raise ValueError(f'{url} gave another file than expected (its hash is not {known_hash}): nothing is kept of it') from None
