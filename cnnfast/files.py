@@ -9,8 +9,8 @@ __all__ = ['SPLIT_NAMES', 'cnnfast_home', 'is_full', 'whole_file', 'make_folder'
            'unpack_into', 'unpack', 'download', 'fetch_archive', 'visible', 'local_folder', 'class_dirs',
            'scan_pictures', 'check_names']
 
-# %% ../nbs/00_files.ipynb #46da3e62
-import errno, hashlib, io, os, shutil, tarfile, unicodedata, zipfile, zlib
+# %% ../nbs/00_files.ipynb #a84cba11
+import errno, hashlib, io, lzma, os, shutil, tarfile, unicodedata, zipfile, zlib
 from fastai.vision.all import *
 
 # %% ../nbs/00_files.ipynb #1c69229c
@@ -83,7 +83,7 @@ def nearest(
     names = list(map(str, names))
     return f"did you mean {' or '.join(m)}?" if (m := get_close_matches(str(name), names, 3, 0.5)) else f'there are {few(names)}'
 
-# %% ../nbs/00_files.ipynb #a3b17df1
+# %% ../nbs/00_files.ipynb #a839c672
 def _unpack_members(archive, dest):
     "Unpack every member of `archive` below `dest`; refuse members that point outside it"
     if zipfile.is_zipfile(archive):
@@ -101,6 +101,10 @@ def _unpack_members(archive, dest):
         if isinstance(t.fileobj, io.BufferedReader): # not compressed: where it is cut between two members, only the missing end mark tells
             t.fileobj.seek(t.offset)
             if len(t.fileobj.read(512)) < 512: raise tarfile.ReadError('no end mark')
+        else:
+            while t.fileobj.read(2**20): pass # to the checksum, which stands at the end
+
+def _no_archive(archive, e): return ValueError(f'{archive} is cut off, damaged or no archive ({(str(e) or type(e).__name__).splitlines()[0].rstrip(":")}): fetch it again')
 
 def unpack_into(
     folder, # An empty folder
@@ -109,9 +113,9 @@ def unpack_into(
     "Unpack `archives` into `folder`"
     for archive in archives:
         try: _unpack_members(archive, folder)
-        except (tarfile.ReadError, zipfile.BadZipFile, EOFError, zlib.error) as e:
-            raise ValueError(f'{archive} is cut off or is no archive ({e}): fetch it again') from None
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as e: raise _no_archive(archive, e) from None # RuntimeError: encrypted
         except OSError as e:
+            if e.errno is None: raise _no_archive(archive, e) from None # gzip's and bz2's way to say so
             if not is_full(e): raise
             raise OSError(e.errno, f'No space left to unpack {archive.name} in {cnnfast_home()}: free some, or set CNNFAST_HOME to a folder on another disk') from None
 
@@ -125,7 +129,7 @@ def unpack(
     dest = cnnfast_home()/'archives'/f'{archives[0].name.split(".")[0]}-{h.hexdigest()}'
     return make_folder(dest, lambda folder: unpack_into(folder, *archives))
 
-# %% ../nbs/00_files.ipynb #8c2bde2c
+# %% ../nbs/00_files.ipynb #d857f52a
 def _resuming(part, timeout):
     "A downloader for pooch that goes on where the file `part` ends"
     import requests
@@ -173,13 +177,14 @@ def fetch_archive(
     **kwargs, # For `download`
 ) -> Path: # The folder it was unpacked into
     "The archive at `url`, downloaded and unpacked the first time into `cnnfast_home()`"
+    name = f"{url.rsplit('/', 1)[-1].split('.')[0]}-{hashlib.blake2b(f'{url}|{known_hash}'.encode(), digest_size=6).hexdigest()}"
     def fill(folder):
-        archive = download(url, cnnfast_home()/'downloads', known_hash, **kwargs)
+        archive = download(url, cnnfast_home()/'downloads'/name, known_hash, **kwargs)
         unpack_into(folder, archive)
-        archive.unlink()
-    return make_folder(cnnfast_home()/'archives'/url.rsplit('/', 1)[-1].split('.')[0], fill)
+        shutil.rmtree(archive.parent)
+    return make_folder(cnnfast_home()/'archives'/name, fill)
 
-# %% ../nbs/00_files.ipynb #c1b49ab6
+# %% ../nbs/00_files.ipynb #a65202ce
 SPLIT_NAMES = dict(train='train', valid='valid', val='valid', test='test') # Names of folders, and what they hold
 
 def visible(path): return [o for o in Path(path).iterdir() if not o.name.startswith(('.', '__MACOSX'))]
@@ -190,6 +195,7 @@ def local_folder(
 ) -> Path:
     "The folder at `path`, unpacked first where `path` is an archive, without wrappers that hold nothing but one folder"
     paths = [Path(o).expanduser() for o in listify(path)]
+    if not paths: raise ValueError('No path is given: name the folder that holds the pictures, or an archive of it')
     for o in paths:
         if not o.exists(): raise FileNotFoundError(f'{o} does not exist: give the folder that holds the pictures, or an archive of it')
         if o.is_dir() and len(paths) > 1: raise ValueError(f'{o} is a folder: a list of paths names archives, the parts of one data set')

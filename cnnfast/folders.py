@@ -7,14 +7,14 @@ Docs: https://cnnfast.github.io/cnnfast/folders.html.md"""
 # %% auto #0
 __all__ = ['from_folders', 'image_folder', 'sample_folder', 'image_table']
 
-# %% ../nbs/00_folders.ipynb #da894a3e
-import os, sys, warnings
+# %% ../nbs/00_folders.ipynb #87d53946
+import os, stat, sys, warnings
 from fastai.vision.all import *
 from .files import *
 from .pictures import *
 from .datasets import *
 
-# %% ../nbs/00_folders.ipynb #f497224b
+# %% ../nbs/00_folders.ipynb #9f158476
 def _size(name, items, size, resize):
     "Pixels a side: `size`, or what all pictures share; says how they come to it where it is not their own"
     if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
@@ -50,10 +50,15 @@ def from_folders(
     **kwargs, # For `ImageData`
 ) -> ImageData:
     "The `ImageData` of class folders in `path`, or in split folders there"
-    roots = {SPLIT_NAMES[d.name.lower()]:d for d in class_dirs(path) if d.name.lower() in SPLIT_NAMES}
+    dirs = class_dirs(path)
+    roots = {SPLIT_NAMES[d.name.lower()]:d for d in dirs if d.name.lower() in SPLIT_NAMES}
+    if twice := [d.name for d in dirs if d.name.lower() in SPLIT_NAMES and d not in roots.values()]: raise ValueError(f'{path} has two folders for one split: {few(twice)} and {roots[SPLIT_NAMES[twice[0].lower()]].name}: merge them')
+    if roots and 'train' not in roots: raise ValueError(f"{path} has {' and '.join(d.name for d in roots.values())} but no train: expected one folder per class, or train/, valid/ and test/")
+    if roots and (beside := [d.name for d in dirs if d not in roots.values()]): warnings.warn(f'{path}: folders beside train are left out: {few(beside)}')
     level = (1 if 'train' in roots else 0) + deep
     if 'train' not in roots: roots = dict(train=Path(path))
     found = {k:_scan_split(d, deep) for k,d in roots.items()}
+    if 'valid' in found and not found['valid'][0]: del found['valid'] # holds nothing: cut from train
     unlabelled = found.pop('test')[2] if 'test' in found and not found['test'][0] else []
     pics,labels,*other = [[o for v in found.values() for o in v[i]] for i in range(4)]
     other = sum(other, [])
@@ -102,7 +107,7 @@ def sample_folder(
                 Image.fromarray(photo[y:y+size, x:x+size]).save(Path(path)/name/f'{y:03}-{x:03}.png')
     return Path(path)
 
-# %% ../nbs/00_folders.ipynb #28d344be
+# %% ../nbs/00_folders.ipynb #9c8cf5d9
 def _read_table(df):
     "The table `df`, read from a file where it is the path of one: labels like 007 and NA stay what they are"
     if isinstance(df, pd.DataFrame): return df,'the table'
@@ -113,24 +118,24 @@ def _read_table(df):
 
 def _column(df, col, what):
     "The column `col` of `df`, a name or a number"
+    if isinstance(col, (str, int)) and list(df.columns).count(col) > 1: raise ValueError(f'{what} has {list(df.columns).count(col)} columns {col!r}: give its number, or rename them')
     if col in df.columns: return df[col]
     if isinstance(col, int) and 0 <= col < df.shape[1]: return df.iloc[:,col]
     raise ValueError(f"{what} has no column {col!r}: {nearest(col, df.columns)}")
 
 def _split_of(col):
     "The column `col` as 'train', 'valid' and 'test'"
-    res = col.astype(str).str.strip().str.lower().map({**SPLIT_NAMES, 'true':'valid', 'false':'train'})
-    if res.isna().any(): raise ValueError(f"Column {col.name!r} says {few(map(repr, col[res.isna()].unique()))}: expected {', '.join(SPLIT_NAMES)}, or True for valid")
+    res = col.astype(str).str.strip().str.lower().map({**SPLIT_NAMES, 'true':'valid', 'false':'train', '1':'valid', '0':'train'})
+    if res.isna().any(): raise ValueError(f"Column {col.name!r} says {few(map(repr, map(str, col[res.isna()].unique())))}: expected {', '.join(SPLIT_NAMES)}, or True for valid")
     return res
 
 def _stamps(files, what):
     "Size and modification time of each file (N, 2), and which are there (N,)"
-    stamps = np.zeros((len(files), 2), dtype=np.int64)
+    stamps,there = np.zeros((len(files), 2), dtype=np.int64),np.zeros(len(files), dtype=bool)
     for i,f in enumerate(files):
         try: st = os.stat(f)
-        except OSError: continue
-        stamps[i] = st.st_size,st.st_mtime_ns
-    there = stamps[:,1] > 0
+        except (OSError, ValueError): continue # ValueError: no name of a file
+        stamps[i],there[i] = (st.st_size, st.st_mtime_ns),stat.S_ISREG(st.st_mode)
     if gone := [f for f,o in zip(files, there) if not o]:
         if len(gone) == len(files): raise FileNotFoundError(f'None of the {len(files):,} files that {what} names is there (the first: {gone[0]}): path= says in which folder they lie, suff= what their names lack')
         warnings.warn(f'{what} names {len(gone):,} files that are not there; they are left out: {few(gone)}')
@@ -162,9 +167,12 @@ def image_table(
     if split_col is not None: cols['split'] = _split_of(_column(table, split_col, what))
     if group_col is not None: cols['group'] = _column(table, group_col, what)
     t = pd.DataFrame({k:v.values for k,v in cols.items()}).dropna(subset=['file'])
-    t['file'] = [str(root/f'{o}{suff}') for o in t.file]
-    t = t.drop_duplicates(['file', 'label'])
-    if len(twice := t.file[t.file.duplicated()]): raise ValueError(f'{what} gives two labels to {len(twice):,} files: {few(twice)}')
+    t['file'] = [os.path.normpath(root/f'{o}{suff}') for o in t.file]
+    t = t.drop_duplicates()
+    for k in t.columns[1:]:
+        n = t.groupby('file')[k].nunique(dropna=False)
+        if len(twice := n.index[n > 1]): raise ValueError(f'{what} gives two {k}s to {len(twice):,} files: {few(twice)}')
+    if 'group' in t: t['group'] = [f'row {i}' if pd.isna(g) else str(g) for i,g in enumerate(t.group)] # a picture of no known source is a source of its own
     stamps,there = _stamps(t.file.tolist(), what)
     known = t.label.notna().values
     unlabelled,stamps,t = FilePaths(t.file[there & ~known].values),stamps[there & known],t[there & known].reset_index(drop=True)
@@ -173,7 +181,7 @@ def image_table(
     check_names(vocab, what)
     splits = {k:np.flatnonzero(t.split == k) for k in ('train', 'valid', 'test') if (t.split == k).any()} if split_col is not None else dict(train=np.arange(len(t)))
     if 'train' not in splits: raise ValueError(f'{what}: column {split_col!r} leaves nothing for training')
-    splits = fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, t.group.astype(str).values if group_col is not None else None)
+    splits = fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, t.group.values if group_col is not None else None)
     items = FilePaths(t.file.values)
     name = name or (root.resolve().name if isinstance(df, pd.DataFrame) else Path(df).stem)
     return ImageData(name, items, targs, splits, vocab, _size(name, items, size, resize), n_in, resize, flip, path=root, stamps=stamps, unlabelled=unlabelled)

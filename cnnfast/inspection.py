@@ -46,7 +46,7 @@ class _Some:
     def __len__(self): return len(self.positions)
     def __getitem__(self, i): return self.items[int(self.positions[i])]
 
-# %% ../nbs/01_inspection.ipynb #0eb3c9e1
+# %% ../nbs/01_inspection.ipynb #457622ba
 def thin_labels(axis, labels, most):
     "Label the ticks of `axis` with `labels`, no more than `most` of them"
     step = math.ceil(len(labels)/most)
@@ -57,6 +57,7 @@ def plot_classes(self:ImageData,
     splits=('train', 'valid'), # Which splits
 ) -> plt.Figure:
     "Draw the distribution of classes, in pictures and as shares"
+    for k in listify(splits): self.positions(k) # a split that is not there shows now
     counts,n = self.counts,len(self.vocab)
     fig,axs = plt.subplots(2, 1, figsize=(float(np.clip(3 + 0.35*n, 6, 13)), 5), sharex=True, layout='constrained')
     for i,k in enumerate(listify(splits)):
@@ -215,7 +216,7 @@ class DataCheck:
             ax.set_title(f'{o.kind}\n{o.split_a}: {o.class_a}  |  {o.split_b}: {o.class_b}', fontsize=8)
         return fig
 
-# %% ../nbs/01_inspection.ipynb #6185bec6
+# %% ../nbs/01_inspection.ipynb #8bd73059
 @patch
 def check(self:ImageData,
     radius:float=0.2, # How far near duplicates may differ in their coarse look, in units of a picture's own contrast; 0: look for exact ones only
@@ -237,7 +238,8 @@ def check(self:ImageData,
 
 @patch
 def without(self:ImageData,
-    positions, # Of the items to leave out
+    positions, # Of the items to leave out, or a mask (N,)
 ) -> ImageData:
     "The data set without some of its pictures"
+    positions = as_positions(positions, len(self.targs))
     return self.new(splits={k:v[~np.isin(v, positions)] for k,v in self.splits.items()})

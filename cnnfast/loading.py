@@ -17,10 +17,10 @@ from .pictures import *
 from .datasets import *
 from .augmentation import *
 
-# %% ../nbs/01_loading.ipynb #a7be978c
+# %% ../nbs/01_loading.ipynb #33631e25
 def _is_ready(o, opener):
     "Is `o` an array of the size and channels that `opener` would give it?"
-    return isinstance(o, Picture) and o.array.shape == (opener.size,)*2 + ((3,) if opener.n_in == 3 else ())
+    return isinstance(o, Picture) and o.array.dtype == np.uint8 and o.array.shape == (opener.size,)*2 + ((3,) if opener.n_in == 3 else ())
 
 def _decode_chunk(items, opener):
     "Pictures (n,C,H,W), their sums and sums of squares (n,2,C), and what could not be read {position: reason}"
@@ -57,7 +57,7 @@ def decode(
             put(out); sums.append(s); bad.update({i+p:r for p,r in b.items()})
     return np.concatenate(sums),bad
 
-# %% ../nbs/01_loading.ipynb #8399f9ee
+# %% ../nbs/01_loading.ipynb #c7bc3501
 def _hash(*parts):
     h = hashlib.blake2b(digest_size=10)
     for p in parts: h.update(p if isinstance(p, bytes) else os.fsencode(str(p)))
@@ -65,8 +65,8 @@ def _hash(*parts):
 
 @patch
 def _cache_dir(self:ImageData):
-    names = '\n'.join(self.items.names)
-    return cnnfast_home()/'pictures'/f'{self.name}-{self.size}-{_hash(names, self.size, self.n_in, self.resize)}'
+    names,name = '\n'.join(self.items.names),re.sub(r'\W', '_', self.name)[:60] # of a folder, whatever the data set is called
+    return cnnfast_home()/'pictures'/f'{name}-{self.size}-{_hash(names, self.size, self.n_in, self.resize)}'
 
 def _no_space(folder, need=None):
     return OSError(errno.ENOSPC, f"No space left in {folder} for the decoded pictures{f' ({need/2**20:,.0f} MB)' if need else ''}: free some, set CNNFAST_HOME to a folder on another disk, or pass cache=False")
@@ -127,7 +127,7 @@ def channel_stats(
     m,sq = sums.sum(0)/(len(sums)*n_pixels)
     return (m/255).tolist(),(np.sqrt(np.maximum(sq - m**2, 1))/255).tolist() # at least 1/255, for blank pictures
 
-# %% ../nbs/01_loading.ipynb #06dba345
+# %% ../nbs/01_loading.ipynb #990690b9
 class NormalizeInPlace(Normalize):
     "fastai's `Normalize`, without the two copies of the batch that it makes"
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
@@ -172,7 +172,9 @@ class MemoryDL(TfmdDL):
 
     def shuffle_fn(self, idxs):
         rng = np.random.default_rng(self.rng.getrandbits(64)) # ten times faster than `random.sample`
-        return (rng.permutation(idxs) if self.wgts is None else rng.choice(idxs, len(idxs), p=self.wgts)).tolist()
+        if self.wgts is None: return rng.permutation(idxs).tolist()
+        p = self.wgts[idxs]
+        return rng.choice(idxs, len(idxs), p=p/p.sum()).tolist()
 
     def gather(self, idxs):
         "The batch of the items at `idxs`: pictures (n,C,H,W) uint8 and class numbers (n,)"

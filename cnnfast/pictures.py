@@ -15,7 +15,7 @@ from PIL import ImageOps
 from fastai.vision.all import *
 from .files import *
 
-# %% ../nbs/00_pictures.ipynb #a026830d
+# %% ../nbs/00_pictures.ipynb #dc768289
 RESIZE = dict(crop='the shorter side is scaled to fit, the longer cut at both ends',
               pad='the longer side is scaled to fit, the rest is black',
               squish='both sides are scaled, the aspect ratio changes')
@@ -45,6 +45,7 @@ def open_picture(
     "The picture `o`, upright, as 8-bit RGB or grey, `size`×`size`"
     if isinstance(o, bytes): o = io.BytesIO(o)
     if isinstance(o, Tensor): o = o.permute(1, 2, 0).squeeze(-1).byte().cpu().numpy()
+    if isinstance(o, np.ndarray) and o.dtype != np.uint8: raise ValueError(f'an array of {o.dtype} is no picture: give uint8, 0 to 255')
     if isinstance(o, np.ndarray): im = Image.fromarray(o.squeeze(-1) if o.ndim == 3 and o.shape[-1] == 1 else o)
     else: im = o if isinstance(o, Image.Image) else Image.open(o)
     try:
@@ -86,7 +87,7 @@ class OpenPicture(Transform):
         im = open_picture(o.array if isinstance(o, Picture) else o, self.size, self.n_in, self.resize)
         return (PILImage if self.n_in == 3 else PILImageBW)(im)
 
-# %% ../nbs/00_pictures.ipynb #a96d211f
+# %% ../nbs/00_pictures.ipynb #b7910439
 class FolderLabel(Transform):
     "The class of an item: the name of the folder that stands `level` folders below `root`"
     def __init__(self, root, level=0): store_attr()
@@ -98,7 +99,9 @@ class ItemLabel(Transform):
         items, # `FilePaths`, or `Picture`s
         targs, # Class number of each, (N,)
         names, # Class names
-    ): store_attr()
+    ):
+        store_attr()
+        if not isinstance(items, FilePaths): self.items = () # `Picture`s carry their labels; an exported learner need not carry them
     @property
     def where(self): # made when first needed: the fast loader never does
         if not hasattr(self, '_where'): self._where = {o:i for i,o in enumerate(getattr(self.items, 'names', ()))}

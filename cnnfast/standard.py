@@ -65,7 +65,7 @@ def cifar10(
         raise ValueError(f"{path} is not CIFAR-10: expected train/ and test/ with one folder per class, or the files data_batch_1, …, test_batch")
     return from_folders('cifar10', root, valid_pct, None, seed, size=32)
 
-# %% ../nbs/00_standard.ipynb #893219fe
+# %% ../nbs/00_standard.ipynb #815a272a
 def _coarse(data, of):
     "`data` with coarse classes instead of fine ones; `of` names the coarse class of each item"
     vocab,targs = np.unique(np.array(of, dtype=object), return_inverse=True)
@@ -74,6 +74,7 @@ def _coarse(data, of):
 
 def _withhold_test(data):
     "`data` without test labels: the pictures of 'test' become `unlabelled`"
+    if 'test' not in data.splits: return data # it came without labels
     test = data.splits['test']
     rest = data.new(splits={k:data.splits[k] for k in ('train', 'valid')})
     items = pick(data.items, test)

@@ -184,7 +184,12 @@ def test_table_labels(table, photos):
     names.to_csv(photos/'labels.csv', index=False)
     data = image_table(photos/'labels.csv')
     assert data.vocab == ['007', 'NA'] and len(data) == 491 and len(data.unlabelled) == 3
-    twice = __import__('pandas').concat([table, table[:2].assign(label='temple')])
+    concat = __import__('pandas').concat
+    with raises(ValueError, 'gives two splits to 494 files'): image_table(concat([table.assign(s='train'), table.assign(s='valid')]), photos, split_col='s')
+    with raises(ValueError, 'gives two groups to 5 files'): image_table(concat([table, table[:5].assign(row='x')]), photos, group_col='row')
+    assert len(image_table(concat([table, table.assign(file='flower/../' + table.file)]), photos)) == 494
+    assert len(image_table(table.assign(row=table.row.where(table.row != '000')), photos, group_col='row')) == 494 # no source is known
+    twice = concat([table, table[:2].assign(label='temple')])
     with raises(ValueError, 'gives two labels to 2 files'): image_table(twice, photos)
     assert len(image_table(__import__('pandas').concat([table, table[:2]]), photos)) == 494
 
@@ -228,6 +233,35 @@ def test_lying_on_its_side(tmp_path):
     a = np.asarray(open_picture(tmp_path/'x.jpg', n_in=1))
     assert a.shape == (40, 20) and a[:15].mean() > 240 and a[25:].mean() < 15
 
+def test_folders_that_are_no_classes(photos, tmp_path):
+    "Split folders without train, two for one split, an empty valid"
+    root = tmp_path/'split'
+    root.mkdir(); photos.rename(root/'val'); (root/'test'/'flower').mkdir(parents=True)
+    with raises(ValueError, 'has test and val but no train|has val and test but no train'): image_folder(root)
+    (root/'val').rename(root/'train'); (root/'valid').mkdir()
+    assert len(image_folder(root).splits['valid']) == 98
+    (root/'more').mkdir()
+    with pytest.warns(UserWarning, match='beside train are left out: more'): image_folder(root)
+    (root/'val').mkdir()
+    with raises(ValueError, 'two folders for one split: val'): image_folder(root)
+
+def test_arguments_out_of_range(photos):
+    with raises(ValueError, 'no number of pixels'): image_folder(photos, size=-3)
+    with raises(ValueError, 'n_in=2'): image_folder(photos, n_in=2)
+    data = image_folder(photos)
+    with raises(ValueError, 'from 1 to 2, but there are 2 classes'): data.new(targs=data.targs+1)
+    with raises(ValueError, 'positions are whole numbers'): data.without([photos/'temple'])
+    with raises(ValueError, 'positions are whole numbers'): data.without([494])
+    assert len(data.without({3})) == 493 and len(data.without(np.arange(494) < 50)) == 444
+    names = data.new(vocab=['bloom', 'shrine'])
+    for in_memory in (True, False): assert list(names.dataloaders(in_memory=in_memory, num_workers=0).vocab) == ['bloom', 'shrine']
+    assert names.get_y(names.items[0]) == 'bloom' and names.dataloaders(in_memory=False, num_workers=0).one_batch()
+    floats = [Picture(np.random.rand(8, 8).astype(np.float32), str(i % 2)) for i in range(40)]
+    with pytest.warns(UserWarning, match='float32 is no picture'), raises(ValueError, 'no readable picture'):
+        ImageData('f', floats, [i % 2 for i in range(40)], dict(train=range(30), valid=range(30, 40)), ['0', '1'], 8, 1).dataloaders()
+    plain = ImageData('plain', list(data.items), data.targs, data.splits, data.vocab, 32)
+    assert plain.dataloaders(in_memory=False, num_workers=0).one_batch()
+
 # Archives
 
 def test_archive_is_read(photos, tmp_path):
@@ -251,6 +285,10 @@ def test_archive_cut_off(photos, tmp_path):
         for o in photos.rglob('*.png'): z.write(o, o.relative_to(photos))
     (tmp_path/'part.zip').write_bytes((tmp_path/'cut.zip').read_bytes()[:5000])
     with raises(ValueError, 'part.zip is cut off'): image_folder(tmp_path/'part.zip')
+    whole = bytearray((tmp_path/'cut.tgz').read_bytes()); whole[-6] ^= 1 # its checksum
+    (tmp_path/'bad.tgz').write_bytes(whole); (tmp_path/'text.tgz').write_text('no archive')
+    for f in ('bad.tgz', 'text.tgz'):
+        with raises(ValueError, f'{f} is cut off, damaged or no archive'): image_folder(tmp_path/f)
     assert not left_over()
 
 @pytest.mark.parametrize('name,link', [('../evil.png', None), ('a/../../evil.png', None), ('a/link', '../../../etc')])

@@ -24,7 +24,7 @@ def test_embedded_default(tmp_path):
     assert not [o for o in out.rglob('.*')] # nothing half-written
 
 def test_same_answer_twice(tmp_path):
-    args = ('run', '--epochs', 2, '--seeds', 1, '--seed', 7)
+    args = ('run', '--models', 'cnn,fast_cnn', '--epochs', 2, '--seeds', 1, '--seed', 7)
     one,two = [pd.read_csv(tmp_path/o/'results.csv') for o in ('one', 'two') if cnnfast(*args, '--out', tmp_path/o).returncode == 0]
     pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), check_exact=True)
     assert (one.seed == 7).all()

@@ -120,14 +120,20 @@ if {when == "unpack"}:
 st.cifar100()
 '''
         p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code])
-        part = home/'downloads'/'.cifar-100-python.tar.gz.part'
         if when == 'download':
             end = time.monotonic()+60
-            while not (part.exists() and part.stat().st_size > 1_000_000) and time.monotonic() < end: os.sched_yield()
+            while not any(o.stat().st_size > 1_000_000 for o in home.glob('downloads/*/.*.part')) and time.monotonic() < end: os.sched_yield()
             p.send_signal(signal.SIGKILL)
         assert p.wait(60) == -signal.SIGKILL
-        assert not (home/'archives'/'cifar-100-python').exists()
+        assert not list((home/'archives').glob('cifar-100-python*'))
         monkeypatch.setitem(standard.ARCHIVES, 'cifar100', (f'{s.url}/cifar-100-python.tar.gz', md5(archive)))
         assert len(standard.cifar100()) == 2200
         assert s.asked[-1] is not None if when == 'download' else len(s.asked) == 1 # it went on; it was not fetched again
-    assert sorted(o.name for o in (home/'archives').iterdir()) == ['.cifar-100-python.lock', 'cifar-100-python']
+    assert sorted(o.name.split('-python')[0] for o in (home/'archives').iterdir()) == ['.cifar-100', 'cifar-100'] # a lock and the data
+
+def test_another_archive_of_the_same_name(archive, home):
+    "Data belongs to an address and a hash: another hash is another archive, or an error"
+    with serve(archive) as s:
+        url = f'{s.url}/data.tar.gz'
+        fetch_archive(url, md5(archive))
+        with pytest.raises(ValueError, match='another file than expected'): fetch_archive(url, md5(b'other'), retries=0)

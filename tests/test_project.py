@@ -2,7 +2,7 @@
 import os, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest
-from conftest import ROOT, cnnfast
+from conftest import ROOT, cnnfast, cnnfast_here
 from readme import readme
 
 notebooks = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(ROOT).parts))
@@ -88,5 +88,5 @@ def test_import_alone_is_cheap():
 def test_version_and_lists():
     import cnnfast as package
     assert package.__version__ in cnnfast('--version').stdout
-    assert {'digits', 'cifar10', 'cifar100', 'tiny_imagenet'} <= {o.split()[0] for o in cnnfast('datasets').stdout.splitlines()}
-    assert 'fast_cnn' in cnnfast('models', 'fast_').stdout and 'resnet18' in cnnfast('models', 'resnet1*').stdout
+    assert {'digits', 'cifar10', 'cifar100', 'tiny_imagenet'} <= {o.split()[0] for o in cnnfast_here('datasets').stdout.splitlines()}
+    assert 'fast_cnn' in cnnfast_here('models', 'fast_').stdout and 'resnet18' in cnnfast_here('models', 'resnet1*').stdout
