@@ -214,7 +214,7 @@ def show(self:ImageData,
     fig.subplots_adjust(left=0.16, right=0.995, top=0.99, bottom=0.01, wspace=0.05, hspace=0.05)
     return fig
 
-# %% ../nbs/00_datasets.ipynb #0d01ed77
+# %% ../nbs/00_datasets.ipynb #f8ffb4e7
 def _chosen(classes, vocab):
     "Class numbers of `classes`: how many, or names"
     if classes is None: return np.arange(len(vocab))
@@ -273,7 +273,7 @@ def subset(self:ImageData,
     keep = _chosen(classes, self.vocab)
     mine = np.isin(self.targs, keep)
     data = self.new(splits={k:v[mine[v]] for k,v in self.splits.items()}) if classes is None else \
-           self.take(np.flatnonzero(mine), targs=np.searchsorted(keep, self.targs[mine]), vocab=[self.vocab[i] for i in keep], unlabelled=(), **self._labeller())
+           self.take(np.flatnonzero(mine), targs=np.searchsorted(keep, self.targs[mine]), vocab=[self.vocab[i] for i in keep], unlabelled=())
     if per_class is None: return data
     chosen = _some(data, per_class, splits, seed)
     kept = np.unique(np.concatenate(list(chosen.values())))

@@ -65,12 +65,11 @@ def cifar10(
         raise ValueError(f"{path} is not CIFAR-10: expected train/ and test/ with one folder per class, or the files data_batch_1, …, test_batch")
     return from_folders('cifar10', root, valid_pct, None, seed, size=32)
 
-# %% ../nbs/00_standard.ipynb #815a272a
+# %% ../nbs/00_standard.ipynb #9eb9642b
 def _coarse(data, of):
     "`data` with coarse classes instead of fine ones; `of` names the coarse class of each item"
     vocab,targs = np.unique(np.array(of, dtype=object), return_inverse=True)
-    items = [Picture(o.array, c) for o,c in zip(data.items, of)] if isinstance(data.items[0], Picture) else data.items
-    return data.new(items=items, targs=targs, vocab=vocab, get_y=None)
+    return data.new(targs=targs, vocab=vocab)
 
 def _withhold_test(data):
     "`data` without test labels: the pictures of 'test' become `unlabelled`"
@@ -104,7 +103,7 @@ def cifar100(
     if coarse: data = _coarse(data, of)
     return _withhold_test(data) if split == 'kaggle' else data
 
-# %% ../nbs/00_standard.ipynb #6eda8a50
+# %% ../nbs/00_standard.ipynb #22677b6b
 def _class_words(path, wnids):
     "The name of each of `wnids`: its first word in `words.txt`; two of one name get their ids behind it"
     words = dict(o.split('\t', 1) for o in (path/'words.txt').read_text(encoding='utf-8').splitlines() if '\t' in o)
@@ -139,7 +138,7 @@ def tiny_imagenet(
     for o in ('wnids.txt', 'words.txt', 'train', 'val/val_annotations.txt'):
         if not (root/o).exists(): raise FileNotFoundError(f'{root} is not Tiny ImageNet, or not all of it: {o} is missing')
     wnids = _tiny_classes(root)
-    trains = [[p for p in scan_pictures(root/'train'/o)[0]] for o in wnids]
+    trains = [scan_pictures(root/'train'/o)[0] for o in wnids]
     val,val_targs = _tiny_val(root, wnids)
     files,*stamps = zip(*(p for pics in [*trains, val] for p in pics))
     targs = np.concatenate([np.repeat(np.arange(len(wnids)), [len(o) for o in trains]), val_targs])
