@@ -123,7 +123,7 @@ def _models(args):
     if not names: raise ValueError(f'No model name contains {args.filter!r}: {nearest(args.filter, model_names())}')
     for n in names: print(f'{n:14} {MODELS[n].__doc__}' if n in MODELS else n)
 
-# %% ../nbs/11_cli.ipynb #bd59b403
+# %% ../nbs/11_cli.ipynb #9d0aa4e9
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)
 
 def main(argv=None):
@@ -133,7 +133,7 @@ def main(argv=None):
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
     try: return dict(run=_run, check=_check, datasets=_datasets, models=_models)[args.command](args) or 0
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`
         msg = e.strerror if isinstance(e, OSError) and e.strerror and not e.filename else str(e)

@@ -127,7 +127,7 @@ def channel_stats(
     m,sq = sums.sum(0)/(len(sums)*n_pixels)
     return (m/255).tolist(),(np.sqrt(np.maximum(sq - m**2, 1))/255).tolist() # at least 1/255, for blank pictures
 
-# %% ../nbs/01_loading.ipynb #990690b9
+# %% ../nbs/01_loading.ipynb #ced08c8e
 class NormalizeInPlace(Normalize):
     "fastai's `Normalize`, without the two copies of the batch that it makes"
     def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
@@ -160,6 +160,11 @@ class MemoryDL(TfmdDL):
         super().__init__(dataset, bs=bs, **kwargs)
         self.store,self.rows = store,None if rows is None else torch.as_tensor(rows)
         self.wgts = None if wgts is None else np.asarray(wgts)/np.sum(wgts)
+        self.epoch = -1
+
+    def before_iter(self):
+        super().before_iter()
+        self.epoch += 1
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A copy with other arguments; without `store` where it reads other items, or reads them in another way"
@@ -178,12 +183,14 @@ class MemoryDL(TfmdDL):
 
     def gather(self, idxs):
         "The batch of the items at `idxs`: pictures (n,C,H,W) uint8 and class numbers (n,)"
+        for t in self.after_batch.fs:
+            if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,self.epoch
         pics,targs = self.store.on(self.device)
         rows = self.rows[torch.as_tensor(idxs)].to(pics.device)
         typ = TensorImage if pics.shape[1] == 3 else TensorImageBW
         return typ(pics.index_select(0, rows)),TensorCategory(targs[rows])
 
-# %% ../nbs/01_loading.ipynb #58ae6673
+# %% ../nbs/01_loading.ipynb #d6f3e8f0
 @patch(as_prop=True)
 def test(self:DataLoaders):
     "The test `DataLoader`"
@@ -235,7 +242,7 @@ def _augmentation(data, augment, mix):
 
 @patch
 def dataloaders(self:ImageData,
-    bs:int=64, # Batch size; at most the number of training pictures
+    bs:int=None, # Batch size; by default 64, or all training pictures where there are fewer
     val_bs:int=None, # Batch size for valid and test; by default twice `bs`
     augment=True, # A key of `AUGMENTATIONS`; True: 'flip_crop'; False: 'none'; or a list of batch transforms
     mix:str=None, # Mix training pictures and labels: a key of `MIXES`; by default only where `augment` is 'strong'
@@ -247,7 +254,9 @@ def dataloaders(self:ImageData,
     device=None, # Where batches go; by default fastai's `default_device()`
 ) -> DataLoaders: # train, valid and, where the data set has one, test
     "fastai `DataLoaders` of the data set, fast where the pictures fit in memory"
-    if bs < 1: raise ValueError(f'bs={bs} is no batch size: give 1 or more')
+    train = self.splits['train']
+    if bs is None: bs = min(64, len(train))
+    if not 1 <= bs <= len(train): raise ValueError(f'bs={bs} is no batch size for {len(train):,} training pictures: give 1 to {len(train)}')
     in_memory = goes_in_memory(self, in_memory, budget)
     tfms,mix = _augmentation(self, augment, mix)
     pics,sums,bad = self.decoded(cache=cache, keep=in_memory)

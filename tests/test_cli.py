@@ -59,6 +59,8 @@ def test_real_cifar(cifar_2000, tmp_path):
     'weights for another model': (['--models', 'cnn', '--weights', 'resnet18=a.pth'], ['resnet18', 'not among the models']),
     'no epochs': (['--epochs', '0'], ['--epochs']),
     'negative batch size': (['--bs', '-1'], ['--bs']),
+    'batch larger than the data': (['--bs', '9999'], ['bs=9999', '1,259 training pictures']),
+    'rate that diverges': (['--models', 'cnn', '--lr', '1e12', '--out', 'out'], ['became', 'epoch 1, batch', 'lower']),
     'size of digits': (['--size', '32'], ['--size', 'digits']),
     'path of digits': (['digits', '--path', '.'], ['digits', 'path']),
     'unknown augmentation': (['--augment', 'heavy'], ["augment='heavy' is not known", 'flip_crop']),

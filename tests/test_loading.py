@@ -95,7 +95,9 @@ def test_weighted_loss_and_odd_batches(data):
     assert sum(len(y) for _,y in dls.valid) == len(data.splits['valid'])
     learn = scratch_learner(dls, 'cnn', loss_func=CrossEntropyLossFlat(weight=torch.ones(dls.c)))
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
-    assert data.dataloaders(bs=10**6).train.bs == n
+    for bs in (n+1, 0, -3):
+        with pytest.raises(ValueError, match=f'bs={bs} .*{n:,} training pictures'): data.dataloaders(bs=bs)
+    assert data.dataloaders(bs=n).train.bs == n
 
 def test_devices(data):
     dls = data.dataloaders(bs=16)

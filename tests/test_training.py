@@ -1,14 +1,19 @@
 "Training: what stops, what is restored, what is measured."
+import subprocess, sys
 import pandas as pd
 import pytest
 import torch
 from torch import nn
-from fastai.vision.all import CSVLogger, SaveModelCallback
+import numpy as np
+from fastai.vision.all import CSVLogger, Callback, CrossEntropyLossFlat, SGD, SaveModelCallback
 from cnnfast.files import *
 from cnnfast.datasets import *
 from cnnfast.folders import *
+from cnnfast.augmentation import *
 from cnnfast.loading import *
 from cnnfast.models import *
+from cnnfast.optimizers import *
+from cnnfast.callbacks import *
 from cnnfast.training import *
 from cnnfast.experiments import *
 
@@ -48,6 +53,75 @@ def test_callbacks_of_fastai(dls, tmp_path):
     learn = scratch_learner(dls, 'cnn', path=tmp_path, cbs=[CSVLogger(), SaveModelCallback(monitor='accuracy')])
     fit(learn, 'fit_one_cycle', 2)
     assert len(pd.read_csv(tmp_path/'history.csv')) == 2 and (tmp_path/'models'/'model.pth').exists()
+
+def test_tensorboard(dls, tmp_path):
+    from fastai.callback.tensorboard import TensorBoardCallback
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    fit(scratch_learner(dls, 'fast_cnn', cbs=TensorBoardCallback(tmp_path)), 'fit_linear', 2)
+    log = EventAccumulator(str(tmp_path)); log.Reload()
+    assert {'train_loss', 'valid_loss', 'accuracy', 'lr_0'} <= set(log.Tags()['scalars']) and log.Tags()['images']
+    assert len(log.Scalars('accuracy')) == 2 and len(log.Scalars('train_loss')) >= 2*len(dls.train)
+
+def test_lr_find_of_muon_changes_nothing(dls):
+    learn = scratch_learner(dls, 'fast_cnn', seed=0, cbs=[WeightAverage(), ProgressiveResizing(multiple=1)])
+    before = weights(learn)
+    with learn.no_bar(): found = learn.lr_find(num_it=60, show_plot=False)
+    assert (weights(learn) == before).all() and 1e-4 < found.valley < 10
+
+def test_everything_at_once(dls):
+    "The callbacks of the fast recipe, mixing, averaging and early stopping together, twice with the same result"
+    def train():
+        learn = scratch_learner(digits().dataloaders(bs=64, mix='cutmix'), 'fast_cnn', seed=1, patience=3, widths=(16, 32, 32), cbs=[ProgressiveResizing(multiple=1), WeightAverage()])
+        return fit(learn, 'fit_linear', 5, warmup=0.1)
+    one,two = train(),train()
+    assert (weights(one) == weights(two)).all() and one.history().accuracy.max() > 0.6
+    assert one.validate()[0] == pytest.approx(one.history().valid_loss.min()) # the weights of the best epoch, averaged
+
+def test_alternating_flip_shows_both_sides(photos):
+    "In two epochs in a row each picture comes as it is and mirrored; halves change with the picture, not with its place in the batch"
+    dl = image_folder(photos, size=16).dataloaders(bs=7, augment=[AlternatingFlip()], normalize='none').train.new(shuffle=False, drop_last=False)
+    plain = torch.cat([x for x,_ in dl.new(after_batch=[o for o in dl.after_batch.fs if not isinstance(o, FlipLR)])])
+    one,two,three = [torch.cat([x for x,_ in dl]) for _ in range(3)]
+    mirrored = (one != plain).flatten(1).any(1)
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert (one == torch.where(mirrored[:,None,None,None], plain.flip(-1), plain)).all()
+    assert (two == one.flip(-1)).all() and (three == one).all()
+
+# What goes wrong
+
+@pytest.mark.parametrize('kwargs', [dict(model='cnn', opt_func='sgd', lr=0.05), dict(model='fast_cnn', cbs=WeightAverage())])
+def test_diverging_loss(dls, kwargs):
+    "Stops, names epoch and batch, and leaves the weights of the last whole epoch"
+    class Blow(Callback): # a rate that explodes in the second epoch
+        order = 70
+        def before_batch(self):
+            if self.training and self.epoch == 1: self.opt.set_hyper('lr', 1e30)
+    learn = scratch_learner(dls, seed=0, **{**kwargs, 'cbs':[Blow(), *([kwargs['cbs']] if 'cbs' in kwargs else [])]})
+    with pytest.raises(FloatingPointError, match='(nan|inf) in epoch 2, batch [23] of 19, at a rate of 1e.30: .*the end of epoch 1'): fit(learn, 'fit', 3)
+    assert all(o.isfinite().all() for o in learn.model.state_dict().values())
+    assert learn.validate()[1] > 0.2
+
+def test_no_memory_on_the_device():
+    "On a machine with little memory: the batch size, and half of it"
+    code = '''
+import resource
+from cnnfast import *
+learn = scratch_learner(digits().dataloaders(bs=1000), 'fast_cnn', widths=(4096,))
+resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 + 2**32,)*2)
+with learn.no_bar(), learn.no_logging():
+    try: learn.fit(1)
+    except MemoryError as e: print(e)
+'''
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert 'No memory left on cpu for a batch of 1,000 pictures of 8×8 pixels: try half, bs=500' in out.stdout, out.stdout + out.stderr
+
+@pytest.mark.parametrize('model,words', [('inception_v4', 'needs at least 75'), ('vit_tiny_patch16_224', 'needs 224')])
+def test_pictures_too_small(dls, model, words):
+    with pytest.raises(ValueError, match=f'{model} cannot take pictures of 8×8 pixels.*{words}'): scratch_learner(dls, model)
+
+def test_unknown_names(dls):
+    with pytest.raises(ValueError, match="no optimiser 'adm': did you mean adam"): scratch_learner(dls, 'cnn', opt_func='adm')
+    with pytest.raises(ValueError, match="no activation 'gellu': did you mean gelu"): scratch_learner(dls, 'fast_cnn', activation='gellu')
 
 def test_module_and_unknown_arguments(dls):
     assert fit(scratch_learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10))), 'fit', 1).model_name == 'Sequential'

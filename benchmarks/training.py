@@ -1,0 +1,151 @@
+"""What training costs: `fast_cnn` and its recipe beside the airbench project's, the overhead of the `Learner`, peak memory.
+
+    python benchmarks/training.py --cifar cifar10.tgz --peer cifar10-airbench
+
+`--peer` is a checkout of https://github.com/KellerJordan/cifar10-airbench; its network and loop run as they are but for device, dtype and data. All 50,000
+training pictures train, all 10,000 test pictures test. Training time is that of the training epochs alone, for both; reading the data and testing do not count. Each
+training runs in a process of its own. On two cores all of it takes about four hours: `--parts` and `--seeds` take less.
+"""
+import argparse, contextlib, importlib.util, io, os, platform, re, resource, statistics, subprocess, sys, tempfile, time
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
+parser.add_argument('--peer', help='a checkout of the airbench project; by default it is left out')
+parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory'], help='what to measure; by default %(default)s')
+parser.add_argument('--seeds', type=int, default=2, help='trainings of each kind')
+parser.add_argument('--device', help='by default the best there is')
+parser.add_argument('--rounds', type=int, default=5, help='rounds of the overhead\'s measurement')
+parser.add_argument('--part', help=argparse.SUPPRESS)
+parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
+args = parser.parse_args()
+
+def table(results):
+    "Print mean, range and ratios of {part: [(plain, multi-crop, seconds, MB)]}"
+    base = results.get('peer')
+    for part,rows in results.items():
+        plain,multi,secs,mb = zip(*rows)
+        ratio = f'; {statistics.mean(secs)/statistics.mean(r[2] for r in base):.2f} of the peer\'s time, {statistics.mean(multi)-statistics.mean(r[1] for r in base):+.2%} of its accuracy' if base and part != 'peer' else ''
+        print(f'{part:9} multi-crop {statistics.mean(multi):.2%} ({min(multi):.2%} to {max(multi):.2%}), one view {statistics.mean(plain):.2%}, training {statistics.mean(secs):,.0f} s ({min(secs):,.0f} to {max(secs):,.0f}), peak memory {max(mb):,.0f} MB{ratio}', flush=True)
+
+if not args.part:
+    results = {}
+    for seed in range(args.seeds): # in turn, since the speed of a shared machine drifts
+        for part in [o for o in args.parts if o in ('peer', 'accurate', 'quick') and (o != 'peer' or args.peer)]:
+            out = subprocess.run([sys.executable, *sys.argv, '--part', part, '--seed', str(seed)], check=True, stdout=subprocess.PIPE, text=True).stdout
+            print(out, end='', flush=True)
+            results.setdefault(part, []).append(tuple(map(float, out.splitlines()[-1].split()[1:])))
+    table(results)
+    for part in [o for o in args.parts if o in ('overhead', 'memory')]: subprocess.run([sys.executable, *sys.argv, '--part', part], check=True)
+    sys.exit()
+
+import warnings
+warnings.filterwarnings('ignore')
+from cnnfast import *
+
+device = torch.device(args.device) if args.device else default_device()
+
+def all_of_cifar():
+    "CIFAR-10 with all 50,000 training pictures in train; what validates is the test split"
+    data = cifar10(args.cifar)
+    train,test = np.concatenate([data.splits['train'], data.splits['valid']]),data.splits['test']
+    return data.new(splits=dict(train=train, valid=test, test=test))
+
+class TrainTime(Callback):
+    "Seconds spent in training epochs, validation left out"
+    order,seconds = 1000,0.
+    def before_train(self): self.start = self.now()
+    def after_train(self): self.seconds += self.now()-self.start
+    def now(self):
+        if device.type == 'cuda': torch.cuda.synchronize()
+        return time.perf_counter()
+
+def peak_mb(): return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
+def report(plain, multi, seconds): print(f'{args.part} {plain} {multi} {seconds} {peak_mb()}', flush=True)
+
+def ours(epochs, bs, start):
+    "One training through the `Learner`"
+    timer = TrainTime()
+    learn = scratch_learner(all_of_cifar().dataloaders(bs=bs, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', seed=args.seed, cbs=[timer, ProgressiveResizing(start)] if start < 1 else timer)
+    learn.validate = noop
+    with learn.no_bar(), learn.no_logging(): learn.fit_linear(epochs)
+    print(learn.history().round(4).to_string(index=False))
+    report(*[evaluate(learn, multi_crop=o).metrics['accuracy'] for o in (False, True)], timer.seconds)
+
+def load_peer(root):
+    "The peer's module; where there is no GPU, with what it asks of one replaced: device, half precision, compilation and clocks"
+    if device.type != 'cuda':
+        class Clock:
+            def __init__(self, *args, **kwargs): pass
+            def record(self): self.time = time.perf_counter()
+            def elapsed_time(self, end): return 1e3*(end.time-self.time)
+        torch.compile = lambda f=None, **kwargs: f
+        torch.cuda.Event,torch.cuda.synchronize = Clock,noop
+        Tensor.half = Tensor.bfloat16 = Tensor.float
+        nn.Module.half = nn.Module.float
+        nn.Module.cuda = lambda self: self.to(device)
+        load = torch.load
+        torch.load = lambda path, map_location=None: load(path, map_location=device)
+    spec = importlib.util.spec_from_file_location('airbench94_muon', Path(root)/'airbench94_muon.py')
+    peer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peer)
+    return peer
+
+def peer():
+    "One training of the peer's network by the peer's loop"
+    data = all_of_cifar()
+    pics,root = data.decoded()[0],Path(args.peer).resolve()
+    with tempfile.TemporaryDirectory() as tmp, contextlib.chdir(tmp):
+        Path('cifar10').mkdir()
+        for name,k in dict(train='train', test='test').items():
+            rows = data.splits[k]
+            torch.save(dict(images=torch.from_numpy(pics[rows].transpose(0, 2, 3, 1).copy()), labels=torch.as_tensor(data.targs[rows]), classes=list(data.vocab)), f'cifar10/{name}.pt')
+        module = load_peer(root)
+        torch.manual_seed(args.seed)
+        model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
+        if device.type == 'cuda':
+            model.compile(mode='max-autotune')
+            with contextlib.redirect_stdout(io.StringIO()): module.main('warmup', model)
+        log = io.StringIO()
+        with contextlib.redirect_stdout(log): module.main(args.seed, model)
+    print(log.getvalue(), end='')
+    rows = [[o.strip() for o in line.strip('|').split('|')] for line in log.getvalue().splitlines() if line.startswith('|')]
+    last = [o for o in rows if o[1] not in ('epoch', 'eval')][-1]
+    report(float(last[3]), float(rows[-1][4]), float(last[5]))
+
+def overhead():
+    "An epoch of 10,000 pictures through the `Learner` and through a bare PyTorch loop, in turn"
+    data = all_of_cifar().subset(per_class=1000)
+    dls = data.dataloaders(bs=500, device=device)
+    learn = scratch_learner(dls, 'fast_cnn', seed=0, cbs=(timer := TrainTime()))
+    def through_learner():
+        timer.seconds = 0.
+        with learn.no_bar(), learn.no_logging(): learn.fit_linear(1)
+        return timer.seconds
+    model,loss_func = copy.deepcopy(learn.model).to(device).to(memory_format=torch.channels_last),learn.loss_func
+    amp = torch.amp.GradScaler(enabled=device.type == 'cuda')
+    def bare():
+        opt = Muon(L(p for p in model.parameters() if p.requires_grad), lr=learn.lr)
+        model.train()
+        keep = KeepMemory(); keep.learn = learn; keep.before_fit()
+        start = timer.now()
+        for xb,yb in dls.train:
+            with torch.autocast('cuda', dtype=torch.float16, enabled=device.type == 'cuda'): loss = loss_func(model(xb), yb)
+            amp.scale(loss).backward() if device.type == 'cuda' else loss.backward()
+            opt.step(); opt.zero_grad()
+        res = timer.now()-start
+        keep.after_fit()
+        return res
+    through_learner(); bare()
+    times = [(through_learner(), bare()) for _ in range(args.rounds)]
+    ratios = sorted(a/b for a,b in times)
+    print(f'overhead: an epoch of 10,000 pictures {statistics.median(a for a,_ in times):.2f} s through the Learner, {statistics.median(b for _,b in times):.2f} s in a bare loop; ratio, median of {len(ratios)}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})', flush=True)
+
+def memory():
+    "Peak memory of a training on CIFAR-10 held in memory, at full size, for 20 batches and a validation"
+    dls = all_of_cifar().dataloaders(bs=500, device=device)
+    learn = scratch_learner(dls, 'fast_cnn', seed=0, cbs=ShortEpochCallback(0.2, short_valid=True))
+    with learn.no_bar(), learn.no_logging(): learn.fit_linear(1)
+    print(f'memory: peak {peak_mb():,.0f} MB in batches of 500', flush=True)
+
+print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
+{'peer':peer, 'accurate':lambda: ours(8, 500, 0.625), 'quick':lambda: ours(4, 500, 0.625), 'overhead':overhead, 'memory':memory}[args.part]()
