@@ -11,7 +11,7 @@ __all__ = ['AUGMENTATIONS', 'MIXES', 'PadCrop', 'FlipLR', 'AlternatingFlip', 'Cu
 from fastai.vision.all import *
 from .datasets import *
 
-# %% ../nbs/01_augmentation.ipynb #5210adea
+# %% ../nbs/01_augmentation.ipynb #c690bcfc
 class _BatchTransform(DisplayedTransform):
     "Base of the augmentations: training only, before the pictures become floats"
     split_idx,order = 0,5
@@ -44,6 +44,7 @@ class FlipLR(_BatchTransform):
 
 class AlternatingFlip(FlipLR):
     "Mirror half of the pictures left to right in even epochs, the other half in odd ones"
+    def __init__(self): super().__init__()
     idxs,epoch = None,0 # which pictures come next, and how often the loader was run through: `MemoryDL` sets them
     def which(self, x):
         if self.idxs is None: return super().which(x)

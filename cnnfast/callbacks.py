@@ -24,7 +24,11 @@ class SeedEverything(Callback):
         for i,dl in enumerate(self.dls.loaders): dl.rng.seed(seed + i); dl.epoch = -1 # what a `MemoryDL` counts
         self.due,self.n_fits = False,self.n_fits+1
 
-# %% ../nbs/03_callbacks.ipynb #d86949f9
+# %% ../nbs/03_callbacks.ipynb #a879a215
+def _copy(model):
+    "The weights of `model`, copied to the CPU"
+    return {k:v.detach().to('cpu', copy=True) for k,v in model.state_dict().items()}
+
 class EarlyStopping(TrackerCallback):
     "Stops after `patience` epochs without improvement, and restores the weights of the best epoch"
     order = EarlyStoppingCallback.order
@@ -37,11 +41,9 @@ class EarlyStopping(TrackerCallback):
         super().__init__(monitor=monitor, comp=comp, min_delta=min_delta)
         self.patience = patience
 
-        self.weights = None
-
     def before_fit(self):
         super().before_fit()
-        self.training_now = False
+        self.training_now,self.weights = False,None
 
     def before_train(self):
         if not self.training_now: self.training_now,self.wait,self.best_epoch = True,0,None
@@ -49,7 +51,7 @@ class EarlyStopping(TrackerCallback):
     def after_epoch(self):
         if not self.training_now: return # `validate` ends an epoch too
         super().after_epoch()
-        if self.new_best: self.wait,self.best_epoch,self.weights = 0,self.epoch,{k:v.detach().clone() for k,v in self.model.state_dict().items()}
+        if self.new_best: self.wait,self.best_epoch,self.weights = 0,self.epoch,_copy(self.model)
         else: self.wait += 1
         if self.wait >= self.patience: raise CancelFitException()
 
@@ -73,14 +75,12 @@ def history(self:Learner) -> pd.DataFrame: # One row per epoch
     "Losses and metrics of each epoch, over all fits"
     return pd.DataFrame(self.epoch_log.rows).rename_axis('epoch').reset_index()
 
-# %% ../nbs/03_callbacks.ipynb #c93b6065
-def _clone(model): return {k:v.detach().clone() for k,v in model.state_dict().items()}
-
+# %% ../nbs/03_callbacks.ipynb #7f3fd75c
 class StopAtNaN(Callback):
     "Stops with an error where the loss is NaN or infinite, and restores the weights of the last whole epoch"
     order = -5 # before anything steps or records
     weights = None
-    def before_train(self): self.weights = _clone(self.model)
+    def before_train(self): self.weights = _copy(self.model)
     def after_loss(self):
         if not self.training or hasattr(self.learn, 'lr_finder') or torch.isfinite(self.loss_grad).all(): return
         self.model.load_state_dict(self.weights)
@@ -109,7 +109,7 @@ class ProgressiveResizing(Callback):
         side = self.side(full, self.pct_train)
         if side < full: self.learn.xb = tuple(F.interpolate(o, (side, side), mode='bilinear', antialias=True) for o in self.xb)
 
-# %% ../nbs/03_callbacks.ipynb #a487bb29
+# %% ../nbs/03_callbacks.ipynb #0d890f5b
 class WeightAverage(Callback):
     "Keeps an exponential average of the weights; validates with it, and ends with it"
     order = 0
@@ -124,6 +124,7 @@ class WeightAverage(Callback):
             a.copy_(b); b.copy_(held)
         self.swapped = not self.swapped
 
+    def before_fit(self): self.ema,self.swapped = None,False # an error may have ended the last fit
     def before_train(self):
         from timm.utils import ModelEmaV3
         if self.ema is None: self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True, warmup_power=0.75) # reaches 0.99 after 460 steps
@@ -136,7 +137,7 @@ class WeightAverage(Callback):
         if self.ema and not self.swapped: self._swap()
         self.ema,self.swapped = None,False
 
-# %% ../nbs/03_callbacks.ipynb #876a2176
+# %% ../nbs/03_callbacks.ipynb #067304c5
 def _glibc():
     "The C library, where it is glibc; else None"
     try: return ctypes.CDLL('libc.so.6') if sys.platform == 'linux' else None
@@ -150,6 +151,8 @@ class KeepMemory(Callback):
     def before_fit(self):
         self.libc = _glibc() if torch.device(self.dls.device or 'cpu').type == 'cpu' else None
         if self.libc: self._set(2**31-1, 2**25, 0)
+    def before_train(self):
+        if self.libc: self.libc.malloc_trim(0) # other sizes of pictures leave pieces of other sizes
     def after_fit(self):
         if self.libc: self._set(2**26, 2**25, 2**16); self.libc.malloc_trim(0)
         self.libc = None # cannot be pickled

@@ -43,7 +43,7 @@ def fit_linear(self:Learner,
     sched = SchedLin(lr, 0) if not warmup else combine_scheds([warmup, 1-warmup], [SchedLin(0, lr), SchedLin(lr, 0)])
     self.fit(n_epoch, lr, cbs=[ParamScheduler({'lr':sched}), *L(kwargs.pop('cbs', None))], **kwargs)
 
-# %% ../nbs/03_training.ipynb #7c06bd28
+# %% ../nbs/03_training.ipynb #bd3cff7c
 @dataclass
 class Training:
     "How a model likes to be trained"
@@ -51,13 +51,14 @@ class Training:
     opt_func:object=Adam # fastai's
     smoothing:float=0. # Label smoothing
     schedule:str='one_cycle' # Or 'linear'
+    progressive:bool=False # Small pictures first, where they have 32 pixels or more
 
     def rate(self, bs): return self.lr*math.sqrt(bs/500) if self.opt_func is Muon else self.lr
     def loss_func(self): return LabelSmoothingCrossEntropyFlat(self.smoothing) if self.smoothing else CrossEntropyLossFlat()
 
-TRAINING = dict(ann=Training(1e-3), cnn=Training(2e-3), custom_cnn=Training(4e-3), fast_cnn=Training(0.12, Muon, 0.2, 'linear'), wide_cnn=Training(0.12, Muon, 0.2, 'linear'))
+TRAINING = dict(ann=Training(1e-3), cnn=Training(2e-3), custom_cnn=Training(4e-3), fast_cnn=Training(0.12, Muon, 0.2, 'linear', True), wide_cnn=Training(0.12, Muon, 0.2, 'linear', True))
 
-# %% ../nbs/03_training.ipynb #fc855f1b
+# %% ../nbs/03_training.ipynb #c5d3dd33
 def input_shape(dls) -> tuple: # Channels, height, width
     "The shape of the pictures that `dls` gives"
     return tuple(dls.valid.one_batch()[0].shape[1:])
@@ -96,6 +97,7 @@ def _learner(
     opt_func=None, # A key of `OPTIMIZERS`, or a fastai `opt_func`; by default what suits the model
     loss_func=None, # By default cross entropy, smoothed where it suits the model
     seed:int=None, # Fixes weights, shuffling, augmentation and dropout
+    progressive:bool=None, # Small pictures first (`ProgressiveResizing`); by default where it suits the model
     patience:int=None, # Stop after so many epochs without improvement, and restore the best weights
     amp:bool=None, # Mixed precision; by default where the device is a CUDA GPU
     metrics=None, # By default accuracy
@@ -106,7 +108,8 @@ def _learner(
     if amp is None: amp = getattr(dls, 'device', None) is not None and torch.device(dls.device).type == 'cuda'
     how = TRAINING.get(name, Training())
     if opt_func is not None and (opt := optimizer(opt_func)) is not how.opt_func: how = replace(how, opt_func=opt, lr=first(RATES[k] for k in RATES if OPTIMIZERS[k] is opt) or 2e-3)
-    cbs = [ChannelsLast(), EpochLog(), StopAtNaN(), KeepMemory()] + ([MixedPrecision()] if amp else []) + ([] if seed is None else [SeedEverything(seed)]) + \
+    if progressive is None: progressive = how.progressive and input_shape(dls)[-1] >= 32 and not any(isinstance(o, ProgressiveResizing) for o in L(cbs))
+    cbs = [ChannelsLast(), EpochLog(), StopAtNaN(), KeepMemory()] + ([ProgressiveResizing()] if progressive else []) + ([MixedPrecision()] if amp else []) + ([] if seed is None else [SeedEverything(seed)]) + \
           ([] if patience is None else [EarlyStopping(patience)]) + ([MIXES[dls.mix]()] if getattr(dls, 'mix', None) else []) + L(cbs)
     learn = ImageLearner(dls, model, lr=lr or how.rate(dls.train.bs), opt_func=how.opt_func, loss_func=loss_func or how.loss_func(), metrics=accuracy if metrics is None else metrics, cbs=cbs, **kwargs)
     learn.model_name,learn.schedule = name,how.schedule
