@@ -103,7 +103,7 @@ class Whiten(nn.Conv2d):
         self.weight.copy_(torch.cat([filters, -filters]))
         return self
 
-# %% ../nbs/02_models.ipynb #83e0e2e2
+# %% ../nbs/02_models.ipynb #69be0915
 def _conv(ni, no):
     conv = nn.Conv2d(ni, no, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight.data[:ni])
@@ -129,7 +129,7 @@ def fast_cnn(
     n_in:int=3, # Channels
     n_out:int=10, # Classes
     size:int=32, # Pixels a side
-    widths:tuple=(64, 256, 256), # Filters of each stage
+    widths:tuple=None, # Filters of each stage; by default (64, 256, 256), or half of that for pictures under 16 pixels
     depth:int=2, # Convolutions of each stage, 2 or more
     activation:str='gelu', # A key of `ACTIVATIONS`
     bn_momentum:float=0.4, # Share of each batch in the running statistics of batch normalisation
@@ -138,6 +138,7 @@ def fast_cnn(
     stride = 2**max(0, math.ceil(math.log2(size/64)))
     act,ks = _choose('activation', activation, ACTIVATIONS),max(2, stride)
     whiten = Whiten(n_in, ks, stride)
+    if widths is None: widths = (64, 256, 256) if size >= 16 else (32, 128, 128)
     stages,ni,s = [],whiten.out_channels,max(1, (size-ks)//stride + 1)
     for w in widths:
         stages.append(Stage(ni, w, depth, s > 3, act, bn_momentum))
