@@ -245,7 +245,7 @@ def save_run(
     with whole_file(folder/'history.csv') as f: r.history.to_csv(f, index=False)
     write_weights(r.learn.model, folder/'weights.safetensors')
 
-# %% ../nbs/09_experiments.ipynb #66342727
+# %% ../nbs/09_experiments.ipynb #c9199472
 def _check_absent(out):
     if out is not None and Path(out).exists(): raise FileExistsError(f'{out} exists already: choose another folder, or remove it')
 
@@ -278,7 +278,10 @@ def compare(
     for title,recipe in recipes.items():
         for seed in seeds:
             i = f'[{len(res.runs)+1}/{total}]'
-            r = run_recipe(recipe, dls, seed, f'{i} {title}, seed {seed}', title)
+            try: r = run_recipe(recipe, dls, seed, f'{i} {title}, seed {seed}', title)
+            except BaseException:
+                if out is not None and not res.runs: out.rmdir() # nothing is in it
+                raise
             res.runs.append(r)
             if verbose: print(f'{i} {title}, seed {seed}: {r.evaluation.metrics["accuracy"]:.2%} on {r.evaluation.split}, trained in {r.train_seconds:,.1f} s', flush=True)
             if out is not None:
