@@ -4,7 +4,8 @@
 
 `--peer` is a checkout of https://github.com/KellerJordan/cifar10-airbench; its network and loop run as they are but for device, dtype and data. All 50,000
 training pictures train, all 10,000 test pictures test. Training time is that of the training epochs alone, for both; reading the data and testing do not count. Each
-training runs in a process of its own. On two cores all of it takes about four hours: `--parts` and `--seeds` take less.
+training runs in a process of its own. On two cores all of it takes about five hours: `--parts` and `--seeds` take less, and with `--results` a second start goes on
+where the first was stopped.
 """
 import argparse, contextlib, importlib.util, io, os, platform, re, resource, statistics, subprocess, sys, tempfile, time
 
@@ -14,6 +15,7 @@ parser.add_argument('--peer', help='a checkout of the airbench project; by defau
 parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory', 'ablation'], help='what to measure; by default %(default)s')
 parser.add_argument('--seeds', type=int, default=2, help='trainings of each kind')
 parser.add_argument('--device', help='by default the best there is')
+parser.add_argument('--results', help='a file that keeps finished trainings; those in it are not run again')
 parser.add_argument('--rounds', type=int, default=5, help='rounds of the overhead\'s measurement')
 parser.add_argument('--part', help=argparse.SUPPRESS)
 parser.add_argument('--seed', type=int, help=argparse.SUPPRESS)
@@ -28,14 +30,20 @@ def table(results):
         print(f'{part:9} multi-crop {statistics.mean(multi):.2%} ({min(multi):.2%} to {max(multi):.2%}), one view {statistics.mean(plain):.2%}, training {statistics.mean(secs):,.0f} s ({min(secs):,.0f} to {max(secs):,.0f}), peak memory {max(mb):,.0f} MB{ratio}', flush=True)
 
 if not args.part:
-    results = {}
+    kept = [o.split() for o in open(args.results)] if args.results and os.path.exists(args.results) else []
+    results,done = {},set()
+    for part,seed,*row in kept: results.setdefault(part, []).append(tuple(map(float, row))); done.add((part, int(seed)))
     for seed in range(args.seeds): # in turn, since the speed of a shared machine drifts
         for part in [o for o in args.parts if o in ('peer', 'accurate', 'quick') and (o != 'peer' or args.peer)]:
+            if (part, seed) in done: continue
             with subprocess.Popen([sys.executable, *sys.argv, '--part', part, '--seed', str(seed)], stdout=subprocess.PIPE, text=True) as process:
                 for line in process.stdout: print(line, end='', flush=True)
             if process.returncode: sys.exit(process.returncode)
-            results.setdefault(part, []).append(tuple(map(float, line.split()[1:])))
-    table(results)
+            row = line.split()[1:]
+            results.setdefault(part, []).append(tuple(map(float, row)))
+            if args.results:
+                with open(args.results, 'a') as f: print(part, seed, *row, file=f)
+    if results: table(results)
     for part in [o for o in args.parts if o in ('overhead', 'memory', 'ablation')]: subprocess.run([sys.executable, *sys.argv, '--part', part], check=True)
     sys.exit()
 
@@ -63,10 +71,10 @@ class TrainTime(Callback):
 def peak_mb(): return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
 def report(plain, multi, seconds): print(f'{args.part} {plain} {multi} {seconds} {peak_mb()}', flush=True)
 
-def ours(epochs, *resizing):
+def ours(epochs, widths, *resizing):
     "One training through the `Learner`; `resizing`: arguments of `ProgressiveResizing`"
     timer = TrainTime()
-    learn = scratch_learner(all_of_cifar().dataloaders(bs=500, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
+    learn = scratch_learner(all_of_cifar().dataloaders(bs=250, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', widths=widths, seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
     learn.validate = noop
     with learn.no_bar(): learn.fit_linear(epochs)
     report(*[evaluate(learn, multi_crop=o).metrics['accuracy'] for o in (False, True)], timer.seconds)
@@ -85,7 +93,8 @@ def load_peer(root):
         nn.Module.cuda = lambda self: self.to(device)
         load = torch.load
         torch.load = lambda path, map_location=None: load(path, map_location=device)
-    spec = importlib.util.spec_from_file_location('airbench94_muon', Path(root)/'airbench94_muon.py')
+    sys.argv[0] = str(root/'airbench94_muon.py') # it reads its own source
+    spec = importlib.util.spec_from_file_location('airbench94_muon', sys.argv[0])
     peer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(peer)
     return peer
@@ -170,4 +179,4 @@ def ablation():
         print(f'{name:34} one view {statistics.mean(plain):.2%} ({min(plain):.2%} to {max(plain):.2%}), multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
 
 print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
-{'peer':peer, 'accurate':lambda: ours(10, 0.625, 0.8), 'quick':lambda: ours(5, 0.625, 1.), 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
+{'peer':peer, 'accurate':lambda: ours(11, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, (48, 192, 192), 0.625, 1.), 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
