@@ -42,7 +42,7 @@ def test_own_folder_and_weights(photos, tmp_path):
 
 @needs_cifar
 def test_real_cifar(cifar_2000, tmp_path):
-    res = cnnfast('run', 'cifar10', '--path', cifar_2000, '--models', 'ann,cnn,fast_cnn', '--epochs', 6, '--seeds', 1, '--out', tmp_path/'out')
+    res = cnnfast('run', 'cifar10', '--path', cifar_2000, '--models', 'ann,cnn,fast_cnn', '--epochs', 4, '--seeds', 1, '--out', tmp_path/'out')
     assert res.returncode == 0, res.stderr
     acc = pd.read_csv(tmp_path/'out'/'results.csv').set_index('model').accuracy
     assert acc.fast_cnn > acc.ann + 0.03 and acc.ann > 0.2

@@ -1,24 +1,28 @@
 "The project keeps its promises: generated modules, clean notebooks, README, docs, import times."
-import os, shutil, signal, subprocess, sys, time
+import os, shutil, subprocess, sys, time
 from pathlib import Path
-import matplotlib
 import pytest
 from conftest import ROOT, cnnfast, cnnfast_here
 from readme import readme
 
 notebooks = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(ROOT).parts))
 
+@pytest.fixture(scope='module')
+def runner(tmp_path_factory):
+    "A process that runs notebooks, and the file where their errors go"
+    errors = tmp_path_factory.mktemp('notebooks')/'errors'
+    with open(errors, 'w') as f, subprocess.Popen([sys.executable, '-W', 'ignore', ROOT/'tests'/'notebooks.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, text=True) as process:
+        yield process,errors
+
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
-def test_notebook_runs(nb):
-    "Top to bottom, in under two minutes, as `nbdev-test` runs it, but without the seconds that imports take in a process of its own"
-    from nbdev.test import test_nb as run_notebook
-    handler,env = signal.getsignal(signal.SIGINT),dict(os.environ)
-    try: passed,seconds = run_notebook(nb)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        os.environ.clear(); os.environ.update(env)
-        matplotlib.use('Agg')
-    assert passed and seconds < 120
+def test_notebook_runs(nb, runner):
+    "Top to bottom, in under two minutes, as `nbdev-test` runs it"
+    process,errors = runner
+    before = errors.stat().st_size
+    print(nb, file=process.stdin, flush=True)
+    passed,seconds = process.stdout.readline().split()
+    assert passed == 'True', errors.read_text()[before:]
+    assert float(seconds) < 120
 
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
 def test_notebook_is_clean(nb):
