@@ -71,10 +71,10 @@ class TrainTime(Callback):
 def peak_mb(): return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
 def report(plain, multi, seconds): print(f'{args.part} {plain} {multi} {seconds} {peak_mb()}', flush=True)
 
-def ours(epochs, widths, *resizing):
+def ours(epochs, bs, widths, *resizing):
     "One training through the `Learner`; `resizing`: arguments of `ProgressiveResizing`"
     timer = TrainTime()
-    learn = scratch_learner(all_of_cifar().dataloaders(bs=250, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', widths=widths, seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
+    learn = scratch_learner(all_of_cifar().dataloaders(bs=bs, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', widths=widths, seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
     learn.validate = noop
     with learn.no_bar(): learn.fit_linear(epochs)
     report(*[evaluate(learn, multi_crop=o).metrics['accuracy'] for o in (False, True)], timer.seconds)
@@ -179,4 +179,4 @@ def ablation():
         print(f'{name:34} one view {statistics.mean(plain):.2%} ({min(plain):.2%} to {max(plain):.2%}), multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
 
 print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
-{'peer':peer, 'accurate':lambda: ours(11, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, (48, 192, 192), 0.625, 1.), 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
+{'peer':peer, 'accurate':lambda: ours(10, 500, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, 250, (48, 192, 192), 0.625, 1.), 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
