@@ -12,6 +12,6 @@ version = (root/'cnnfast'/'__init__.py').read_text(encoding='utf-8').split('__ve
 setup(version=version, description=cfg['description'], keywords=cfg['keywords'].split(), license=cfg['license'],
       author=cfg['author'], author_email=cfg['author_email'], python_requires='>=' + cfg['min_python'],
       long_description=(root/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-      install_requires=cfg['requirements'].split(), extras_require=dict(dev=cfg['dev_requirements'].split()),
+      install_requires=cfg['requirements'].split(), extras_require=dict(onnx=cfg['onnx_requirements'].split(), dev=cfg['dev_requirements'].split() + cfg['onnx_requirements'].split()),
       classifiers=['Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition'],
       entry_points=dict(console_scripts=cfg['console_scripts'].split(), nbdev=['cnnfast=cnnfast._modidx:d']))

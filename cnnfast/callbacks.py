@@ -76,7 +76,7 @@ def history(self:Learner) -> pd.DataFrame: # One row per epoch
     "Losses and metrics of each epoch, over all fits"
     return pd.DataFrame(self.epoch_log.rows).rename_axis('epoch').reset_index()
 
-# %% ../nbs/03_callbacks.ipynb #9d932d28
+# %% ../nbs/03_callbacks.ipynb #ff7c614d
 class LossDiverged(FloatingPointError):
     "A loss that is NaN or infinite"
     def __str__(self): return self.message # fastai puts the name of the callback into `args`
@@ -87,14 +87,14 @@ class LossDiverged(FloatingPointError):
 class StopAtNaN(Callback):
     "Stops with an error where the loss is NaN or infinite, and restores the weights of the last whole epoch"
     order = -5 # before anything steps or records
-    weights = None
-    def before_train(self): self.weights = _copy(self.model)
+    _weights = None
+    def before_train(self): self._weights = _copy(self.model)
     def after_loss(self):
         if not self.training or hasattr(self.learn, 'lr_finder') or torch.isfinite(self.loss_grad).all(): return
-        self.model.load_state_dict(self.weights)
+        self.model.load_state_dict(self._weights)
         raise LossDiverged(f'The loss became {self.loss_grad.item()} in epoch {self.epoch+1}, batch {self.iter+1} of {self.n_iter}, at a rate of {self.opt.hypers[-1]["lr"]:.2g}: '
                            f'try a lower one. The weights are those of {f"the end of epoch {self.epoch}" if self.epoch else "before training"}')
-    def after_fit(self): self.weights = None
+    def after_fit(self): self._weights = None
 
 # %% ../nbs/03_callbacks.ipynb #6c8e833e
 class ProgressiveResizing(Callback):
@@ -117,7 +117,7 @@ class ProgressiveResizing(Callback):
         side = self.side(full, self.pct_train)
         if side < full: self.learn.xb = tuple(F.interpolate(o, (side, side), mode='bilinear', antialias=True) for o in self.xb)
 
-# %% ../nbs/03_callbacks.ipynb #0d890f5b
+# %% ../nbs/03_callbacks.ipynb #013f47e6
 class WeightAverage(Callback):
     "Keeps an exponential average of the weights; validates with it, and ends with it"
     order = 0
@@ -133,9 +133,11 @@ class WeightAverage(Callback):
         self.swapped = not self.swapped
 
     def before_fit(self): self.ema,self.swapped = None,False # an error may have ended the last fit
-    def before_train(self):
+    def _start(self):
         from timm.utils import ModelEmaV3
-        if self.ema is None: self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True, warmup_power=0.75) # reaches 0.99 after 460 steps
+        self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True, warmup_power=0.75) # reaches 0.99 after 460 steps
+    def before_train(self):
+        if self.ema is None: self._start()
         if self.swapped: self._swap()
     def after_batch(self):
         if self.training: self.ema.update(self.model, step=self.train_iter)
@@ -144,6 +146,10 @@ class WeightAverage(Callback):
     def after_fit(self):
         if self.ema and not self.swapped: self._swap()
         self.ema,self.swapped = None,False
+    def state_dict(self): return dict(swapped=self.swapped, average=self.ema and self.ema.module.state_dict()) # for `Checkpoint`
+    def load_state_dict(self, state):
+        self.ema,self.swapped = None,state['swapped']
+        if state['average'] is not None: self._start(); self.ema.module.load_state_dict(state['average'])
 
 # %% ../nbs/03_callbacks.ipynb #067304c5
 def _glibc():

@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, os, sys, warnings
 from pathlib import Path
 
-# %% ../nbs/11_cli.ipynb #2099d8ac
+# %% ../nbs/11_cli.ipynb #b6760589
 def _parser():
     from cnnfast import __version__
     p = argparse.ArgumentParser(prog='cnnfast', description='Image classification: train models, compare them honestly, write a report.')
@@ -26,6 +26,7 @@ def _parser():
     r.add_argument('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
     r.add_argument('--seed', type=int, default=0, help='the first seed; by default 0')
     r.add_argument('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
+    r.add_argument('--resume', action='store_true', help='go on with a run that was broken off, in the folder it wrote to: finished models are not trained again')
     r.add_argument('--bs', type=int, help='batch size')
     r.add_argument('--lr', type=float, help='maximum learning rate; by default what suits each model')
     r.add_argument('--patience', type=int, help='stop after so many epochs without improvement, and restore the best weights')
@@ -38,6 +39,11 @@ def _parser():
     r.add_argument('--split-seed', type=int, default=42, help='seed of the split into train, valid and test; by default %(default)s')
     r.add_argument('--memory', type=float, metavar='GB', help='memory that decoded pictures may take; by default half of what is free')
     r.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
+    q = sub.add_parser('predict', help='name the classes of pictures with a trained model', description='Print a csv of files, the class that a model of cnnfast gives each, and its probability.')
+    q.add_argument('model', metavar='MODEL', help='the folder of a model, like cnnfast-digits/fast_cnn/seed-0')
+    q.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of them')
+    q.add_argument('--out', help='write the csv to this file instead of printing it')
+    q.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
     sub.add_parser('datasets', help='list the data sets')
     c = sub.add_parser('check', help='look for broken pictures, duplicates and leaks', description='Summarise a data set and look for unreadable and blank pictures, duplicates within and across splits, and classes too small to split. Exits 1 where a picture stands in two splits or in two classes.')
     c.add_argument('data', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures')
@@ -47,12 +53,12 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #2fdb8265
+# %% ../nbs/11_cli.ipynb #395edf37
 def _free_name(stem):
-    "`stem`, or the first of stem-2, stem-3, … that does not exist"
-    i,out = 1,Path(stem)
-    while out.exists(): i += 1; out = Path(f'{stem}-{i}')
-    return out
+    "`stem`, or the first of stem-2, stem-3, … that does not exist; and the last one that does, or None"
+    i,out,last = 1,Path(stem),None
+    while out.exists(): i,last = i+1,out; out = Path(f'{stem}-{i}')
+    return out,last
 
 def _weights(pairs):
     if bad := [o for o in pairs if '=' not in o]: raise ValueError(f'--weights {bad[0]}: expected NAME=FILE')
@@ -71,7 +77,7 @@ def _run(args):
     _positive(args)
     weights = _weights(args.weights)
     if args.device: _check_device(args.device)
-    if args.out and Path(args.out).exists(): raise FileExistsError(f'{args.out} exists already: choose another folder with --out, or remove it')
+    if args.out and Path(args.out).exists() and not args.resume: raise FileExistsError(f'{args.out} exists already: choose another folder with --out, remove it, or go on with the run in it (--resume)')
     from cnnfast.standard import DATASETS, load_data
     from cnnfast.experiments import compare, default_seeds
     from cnnfast.models import is_timm
@@ -85,9 +91,10 @@ def _run(args):
     kwargs = dict(augment=args.augment) if args.augment else {}
     if args.augment: data.augmentations(args.augment) # an unknown level shows now
     print(data, flush=True)
-    out = Path(args.out) if args.out else _free_name(f'cnnfast-{data.name}')
+    free,last = _free_name(f'cnnfast-{data.name}')
+    out = Path(args.out or (args.resume and last) or free)
     n = args.seeds or default_seeds(len(data.splits['train']))
-    res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, weights=weights, pretrained=not args.no_pretrained,
+    res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume, weights=weights, pretrained=not args.no_pretrained,
                   lr=args.lr, patience=args.patience, budget=args.memory, device=args.device, **kwargs)
     print(f'\n{res.show_table().to_string()}\n\nThe report: {out/"report.html"}')
 
@@ -110,6 +117,15 @@ def _check(args):
         with whole_file(args.csv) as f: found.pairs.assign(**files).to_csv(f, index=False)
     return 0 if found.ok else 1
 
+def _predict(args):
+    if args.out and Path(args.out).exists(): raise FileExistsError(f'{args.out} exists already: choose another name with --out, or remove it')
+    if args.device: _check_device(args.device)
+    from cnnfast.files import whole_file
+    from cnnfast.saving import load_model
+    table = load_model(args.model, args.device).predict(args.files)
+    if not args.out: return table.to_csv(sys.stdout, index=False, float_format='%.4f')
+    with whole_file(args.out) as f: table.to_csv(f, index=False, float_format='%.4f')
+
 def _datasets(args):
     from cnnfast.standard import DATASETS
     for k,f in DATASETS.items(): print(f'{k:14} {f.__doc__}')
@@ -123,7 +139,7 @@ def _models(args):
     if not names: raise ValueError(f'No model name contains {args.filter!r}: {nearest(args.filter, model_names())}')
     for n in names: print(f'{n:14} {MODELS[n].__doc__}' if n in MODELS else n)
 
-# %% ../nbs/11_cli.ipynb #9d0aa4e9
+# %% ../nbs/11_cli.ipynb #d818c80d
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)
 
 def main(argv=None):
@@ -132,7 +148,7 @@ def main(argv=None):
     warnings.showwarning = _show_warning
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
-    try: return dict(run=_run, check=_check, datasets=_datasets, models=_models)[args.command](args) or 0
+    try: return dict(run=_run, check=_check, predict=_predict, datasets=_datasets, models=_models)[args.command](args) or 0
     except (ValueError, OSError, FloatingPointError, MemoryError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`

@@ -14,7 +14,9 @@ from cnnfast.loading import *
 from cnnfast.models import *
 from cnnfast.optimizers import *
 from cnnfast.callbacks import *
+from cnnfast.weights import *
 from cnnfast.training import *
+from cnnfast.transfer import *
 from cnnfast.experiments import *
 
 @pytest.fixture(scope='module')
