@@ -88,7 +88,7 @@ def differences(
     old,new = _flat(old),_flat(new)
     return [f'{k} {short(old.get(k))}, not {short(new.get(k))}' for k in {**old, **new} if old.get(k) != new.get(k)]
 
-# %% ../nbs/03_checkpoints.ipynb #b176c9df
+# %% ../nbs/03_checkpoints.ipynb #e3f9dcc4
 class Checkpoint(Callback):
     "Saves all that training needs after every epoch; a run that was killed goes on from there"
     order = 1000 # when all others have done their work
@@ -98,7 +98,7 @@ class Checkpoint(Callback):
         seconds:float=0., # Leave out epochs that end sooner after the last save
     ):
         self.path,self.resume,self.seconds = Path(path),resume,seconds
-        self.fit,self.now,self.state = 1,None,None
+        self.nth,self.now,self.state = 1,None,None
         if self.path.exists():
             if not resume: raise FileExistsError(f'{path} exists already: resume=True goes on from it; or choose another name, or remove it')
             self.state = read_state(self.path)
@@ -108,7 +108,7 @@ class Checkpoint(Callback):
         "Called by the learner where a fit begins: put back what was saved in this one"
         if hasattr(self.learn, 'lr_finder'): return 0
         self.now,saved = _run_settings(self.learn),self.state and self.state['fit']
-        if saved and self.fit < saved: return self.n_epoch
+        if saved and self.nth < saved: return self.n_epoch
         epochs = self._load() if saved else 0
         self.state = None
         self.save(epochs)
@@ -117,7 +117,7 @@ class Checkpoint(Callback):
     def save(self, epochs):
         "Write the state after `epochs` epochs of this fit"
         learn,self.last = self.learn,time.perf_counter()
-        write_state(dict(fit=self.fit, epochs=epochs, settings=self.now, model=learn.model.state_dict(), opt=learn.opt.state_dict(), train_iter=learn.train_iter, random=random_state(learn.dls),
+        write_state(dict(fit=self.nth, epochs=epochs, settings=self.now, model=learn.model.state_dict(), opt=learn.opt.state_dict(), train_iter=learn.train_iter, random=random_state(learn.dls),
                          callbacks=[callback_state(o) for o in self._others()], scaler=learn.scaler.state_dict() if hasattr(learn, 'scaler') else None), self.path)
 
     def _load(self):
@@ -137,4 +137,4 @@ class Checkpoint(Callback):
     def after_fit(self):
         if not self.now: return
         if self.state is None: self.save(self.n_epoch) # else this fit was passed over
-        self.now,self.fit = None,self.fit+1
+        self.now,self.nth = None,self.nth+1
