@@ -25,6 +25,12 @@ from cnnfast import *
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
 
+def write_slowly(self, data):
+    "As a slow disk does, so that there is time to be killed while a checkpoint is written"
+    with open(self, 'wb') as f:
+        for i in range(0, len(data), len(data)//20+1): f.write(data[i:i+len(data)//20+1]); f.flush(); time.sleep(0.002)
+Path.write_bytes = write_slowly
+
 def train(name, resume=False):
     dls = digits().subset(per_class=40).dataloaders(bs=32, mix='cutmix')
     learn = scratch_learner(dls, 'fast_cnn', widths=(16, 64, 64), seed=1, patience=4, cbs=[WeightAverage(0.9), Checkpoint(root/f'{name}.safetensors', resume=resume)])
@@ -44,10 +50,8 @@ def ended(pid): return os.waitpid(pid, os.WNOHANG)[0] != 0
 def kill(i, seconds):
     "Kill training `i` somewhere, start it again; was it killed, and while it wrote?"
     name,part,rng = f'killed-{i}',root/f'.killed-{i}.safetensors.part',random.Random(i)
-    pid,deadline = start(name),time.time() + rng.uniform(0.1, 0.9)*seconds
-    while not (ended(pid) if time.time() < deadline else True):
-        if i % 2 and part.exists() and rng.random() < 0.2: break # while a checkpoint is written
-        time.sleep(0.0005)
+    pid,deadline = start(name),time.time() + rng.uniform(0.1, 0.7)*seconds
+    while not ended(pid) and (time.time() < deadline or (i % 2 and not part.exists())): time.sleep(0.0005) # every second one while it writes
     try: os.kill(pid, signal.SIGKILL); writing = part.exists(); status = os.waitpid(pid, 0)[1]
     except (ProcessLookupError, ChildProcessError): status = 0
     assert os.waitpid(start(name, True), 0)[1] == 0
