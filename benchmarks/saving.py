@@ -22,12 +22,13 @@ def peak_mb(model, n):
     return map(float, subprocess.run([sys.executable, *sys.argv, '--memory', model, str(n)], capture_output=True, text=True, check=True).stdout.split())
 
 data = cifar10(args.cifar)
-test = [data.items[i] for i in data.splits['test']]
+files = list(map(str, data.items))
+test = [files[i] for i in data.splits['test']]
 if args.memory:
-    c,files = load_model(args.memory[0], 'cpu'),[data.items[i] for i in range(int(args.memory[1]))]
-    c.predict(files[:1000])
+    c = load_model(args.memory[0], 'cpu')
+    c.predict(files[:2000])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
-    c.predict(files)
+    c.predict(files[:int(args.memory[1])])
     print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10)
     sys.exit()
 
@@ -37,15 +38,13 @@ with tempfile.TemporaryDirectory() as tmp:
         learn = scratch_learner(data.dataloaders(bs=500, device='cpu'), model, seed=0)
         folder = save_model(learn, f'{tmp}/{model}')
         c,parts = load_model(folder, 'cpu'),[]
-        decode(test, c.opener, parts.append) # the disk's cache is warm for all
+        decode(FilePaths(test), c.opener, parts.append) # the disk's cache is warm for all
         pics = np.concatenate(parts)
-        ratios = []
         for _ in range(args.rounds):
-            loader,_ = timed(lambda: decode(FilePaths(list(map(str, test))), c.opener, noop))
+            loader,_ = timed(lambda: decode(FilePaths(test), c.opener, noop))
             net,_ = timed(lambda: list(c.probabilities(pics)))
             both,_ = timed(lambda: c.predict(test))
-            ratios.append((loader+net)/both)
-            print(f'{model}: {len(test):,} pictures: decoding alone {len(test)/loader:,.0f}/s, the model alone {len(test)/net:,.0f}/s, one after the other {len(test)/(loader+net):,.0f}/s; predict {len(test)/both:,.0f}/s, {ratios[-1]:.2f} of it', flush=True)
+            print(f'{model}: {len(test):,} pictures: decoding alone {len(test)/loader:,.0f}/s, the model alone {len(test)/net:,.0f}/s, one after the other {len(test)/(loader+net):,.0f}/s; predict {len(test)/both:,.0f}/s, {(loader+net)/both:.2f} of it', flush=True)
     for n in (10_000, 60_000): print('{:,} files: peak memory {:,.0f} MB before, {:,.0f} MB after'.format(n, *peak_mb(f'{tmp}/cnn', n)), flush=True)
 
     checkpoint = Checkpoint(f'{tmp}/c.safetensors')

@@ -232,11 +232,11 @@ def _recipes(models, epochs, weights, pretrained, **kwargs):
     titles = list(models) if isinstance(models, dict) else [o.model for o in recipes]
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
-# %% ../nbs/09_experiments.ipynb #99ce32cb
+# %% ../nbs/09_experiments.ipynb #6c4a25b5
 def _training_facts(recipe, learn, seed, data):
     "What makes a run the one it is, for `config.json`"
     return json.loads(json.dumps(dict(recipe=asdict(recipe), seed=seed, lr=learn.lr, bs=learn.dls.train.bs, augment=[o.name for o in learn.dls.after_batch.fs], mix=getattr(learn.dls, 'mix', None),
-                data=dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()}, weighted=data.weighted)), default=float))
+                data=dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()}, weighted=data.weighted, checksum=pictures_checksum(learn.dls.train))), default=float))
 
 def save_run(
     r, # A `Run`
@@ -257,12 +257,12 @@ def load_run(
     seed:int, data, title:str,
 ) -> Run:
     "The run in `folder`, evaluated again; a `ValueError` where it was trained in another way"
-    folder = Path(folder)
+    folder,model = Path(folder),load_model(folder, 'cpu').model
     if recipe.bs is not None: dls = _rebatched(dls, recipe.bs)
     learn,old = recipe.learner(dls, seed),json.loads((folder/'config.json').read_text())
     new = _training_facts(recipe, learn, seed, data)
     if diff := differences({k:old.get(k) for k in new}, new): raise ValueError(f'{folder} belongs to another training: it has {few(diff)}. Give the same settings and data, or choose another folder')
-    learn.model.load_state_dict(load_model(folder, 'cpu').model.state_dict())
+    learn.model.load_state_dict(model.state_dict())
     history,cost = pd.read_csv(folder/'history.csv'),json.loads((folder/'metrics.json').read_text())
     learn.epoch_log.rows = history.drop(columns='epoch').to_dict('records')
     ev = evaluate(learn)

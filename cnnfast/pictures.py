@@ -8,8 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/pictures.html.md"""
 __all__ = ['RESIZE', 'open_picture', 'Picture', 'FilePaths', 'pick', 'OpenPicture', 'FolderLabel', 'ItemLabel', 'picture_sizes',
            'shared_size']
 
-# %% ../nbs/00_pictures.ipynb #a77c36b4
-import warnings
+# %% ../nbs/00_pictures.ipynb #061bbdca
 from dataclasses import dataclass
 from PIL import ImageOps
 from fastai.vision.all import *

@@ -22,11 +22,12 @@ from .callbacks import *
 from .weights import *
 from .checkpoints import *
 
-# %% ../nbs/03_training.ipynb #392a577c
+# %% ../nbs/03_training.ipynb #6b934979
 class ImageLearner(Learner):
     "A `Learner` that says what to do where memory runs out, and that a `Checkpoint` can resume"
     def _do_fit(self):
         first = self.checkpoint.before_training() if hasattr(self, 'checkpoint') else 0
+        if first and getattr(self, 'progress', None) and getattr(self.progress, 'mbar', False): self.progress.mbar.update(0) # a bar begins at 0
         for self.epoch in range(first, self.n_epoch): self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
     def one_batch(self, i, b):

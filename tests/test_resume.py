@@ -133,6 +133,19 @@ def test_other_pictures_of_the_same_number(broken_off):
     learn = scratch_learner(data.dataloaders(bs=64), 'cnn', seed=0, cbs=[Checkpoint(broken_off, resume=True), Unplugged(9)])
     with pytest.raises(ValueError, match='pictures .*, not'): fit(learn)
 
+def test_finished_models_of_other_pictures(tmp_path):
+    kwargs = dict(models=['cnn'], seeds=1, epochs=1, bs=32, out=tmp_path/'r')
+    compare(digits().subset(per_class=10), **kwargs)
+    with pytest.raises(ValueError, match='belongs to another training: .*data checksum .*, not'): compare(digits().subset(per_class=10, seed=1), resume=True, **kwargs)
+
+def test_pictures_that_are_not_in_memory(tmp_path):
+    def loaders(seed): return digits().subset(per_class=10, seed=seed).new(weighted=True).dataloaders(bs=25, in_memory=False, num_workers=0)
+    def train(seed, *cbs): return fit(scratch_learner(loaders(seed), 'cnn', seed=0, cbs=cbs))
+    path = tmp_path/'c.safetensors'
+    with pytest.raises(KeyboardInterrupt): train(0, Checkpoint(path), Unplugged(2))
+    with pytest.raises(ValueError, match='pictures .*, not'): train(1, Checkpoint(path, resume=True), Unplugged(9))
+    assert same(train(0, Unplugged(9)), train(0, Checkpoint(path, resume=True), Unplugged(9)))
+
 @pytest.mark.parametrize('harm,words', {
     'cut off': (lambda b: b[:-50], 'cut off'), 'altered': (lambda b: b[:-1] + bytes([b[-1] ^ 1]), 'altered'), 'empty': (lambda b: b'', 'cut off'),
     'a pickle': (lambda b: pickle.dumps(print), 'cut off, damaged or none'), 'newer': (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), 'newer version')}.values())

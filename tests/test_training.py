@@ -108,14 +108,18 @@ def test_no_memory_on_the_device():
     code = '''
 import resource
 from cnnfast import *
-learn = scratch_learner(digits().dataloaders(bs=1000), 'fast_cnn', widths=(4096,))
-resource.setrlimit(resource.RLIMIT_AS, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024 + 2**32,)*2)
+data = digits().subset(per_class=100)
+data.size = 64
+learn = scratch_learner(data.dataloaders(bs=1000), 'cnn')
+learn.model(torch.zeros(8, 1, 64, 64)).sum().backward() # starts the threads
+pages = int(Path('/proc/self/statm').read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages*resource.getpagesize() + 2**28,)*2)
 with learn.no_bar(), learn.no_logging():
     try: learn.fit(1)
     except MemoryError as e: print(e)
 '''
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
-    assert 'No memory left on cpu for a batch of 1,000 pictures of 8×8 pixels: try half, bs=500' in out.stdout, out.stdout + out.stderr
+    assert 'No memory left on cpu for a batch of 1,000 pictures of 64×64 pixels: try half, bs=500' in out.stdout, out.stdout + out.stderr
 
 @pytest.mark.parametrize('model,words', [('inception_v4', 'needs at least 75'), ('vit_tiny_patch16_224', 'needs 224')])
 def test_pictures_too_small(dls, model, words):
