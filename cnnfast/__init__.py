@@ -5,7 +5,7 @@
 """
 __version__ = "0.1.0"
 
-_modules = ('files', 'pictures', 'datasets', 'folders', 'standard', 'augmentation', 'loading', 'inspection', 'models', 'optimizers', 'callbacks', 'weights', 'checkpoints', 'training', 'transfer', 'evaluation', 'saving', 'experiments', 'reports')
+_modules = ('files', 'pictures', 'datasets', 'folders', 'standard', 'augmentation', 'loading', 'inspection', 'backbone', 'models', 'optimizers', 'callbacks', 'weights', 'checkpoints', 'training', 'transfer', 'evaluation', 'saving', 'experiments', 'reports')
 
 def _load():
     "Every public name of `fastai.vision.all` and of the modules above"

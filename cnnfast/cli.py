@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, os, sys, warnings
 from pathlib import Path
 
-# %% ../nbs/11_cli.ipynb #b6760589
+# %% ../nbs/11_cli.ipynb #fc727c5e
 def _parser():
     from cnnfast import __version__
     p = argparse.ArgumentParser(prog='cnnfast', description='Image classification: train models, compare them honestly, write a report.')
@@ -22,7 +22,7 @@ def _parser():
     r.add_argument('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures; by default digits, which needs no download')
     r.add_argument('--path', nargs='+', help='where the data set lies on disk: a folder, an archive, or the archives that are its parts')
     r.add_argument('--models', default='ann,cnn,fast_cnn', help='names, separated by commas (see `cnnfast models`); by default %(default)s')
-    r.add_argument('--epochs', type=int, help='passes over the training pictures; by default 10, more for small data sets')
+    r.add_argument('--epochs', type=int, help='passes over the training pictures; by default 10, more for small data sets, a third of it for pretrained ones')
     r.add_argument('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
     r.add_argument('--seed', type=int, default=0, help='the first seed; by default 0')
     r.add_argument('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
@@ -53,7 +53,7 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #395edf37
+# %% ../nbs/11_cli.ipynb #a9e1372f
 def _free_name(stem):
     "`stem`, or the first of stem-2, stem-3, … that does not exist; and the last one that does, or None"
     i,out,last = 1,Path(stem),None
@@ -135,9 +135,11 @@ def _datasets(args):
 def _models(args):
     from cnnfast.files import nearest
     from cnnfast.models import MODELS, model_names
+    from cnnfast.backbone import tiny_resnet
     names = model_names(args.filter)
     if not names: raise ValueError(f'No model name contains {args.filter!r}: {nearest(args.filter, model_names())}')
-    for n in names: print(f'{n:14} {MODELS[n].__doc__}' if n in MODELS else n)
+    docs = {k:o.__doc__ for k,o in dict(MODELS, tiny_resnet=tiny_resnet).items()}
+    for n in names: print(f'{n:14} {docs[n]}' if n in docs else n)
 
 # %% ../nbs/11_cli.ipynb #d818c80d
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)

@@ -25,7 +25,7 @@ from .transfer import *
 from .evaluation import *
 from .saving import *
 
-# %% ../nbs/09_experiments.ipynb #c6296cd5
+# %% ../nbs/09_experiments.ipynb #afdd7df3
 @dataclass
 class Recipe:
     "How one model is trained"
@@ -33,7 +33,7 @@ class Recipe:
     epochs:int=None # Passes over the training pictures; None: `default_epochs`
     lr:float=None # The highest rate; None: what suits the model
     bs:int=None # Batch size; None: that of the `DataLoaders`
-    weights:str=None # Checkpoint on disk, for timm's models; None: the Hugging Face hub's
+    weights:str=None # Checkpoint on disk, for timm's models; None: the Hugging Face hub's, or those that come with cnnfast
     pretrained:bool=True # For timm's models; False: from scratch
     patience:int=None # Epochs without improvement before training stops
     kwargs:dict=field(default_factory=dict) # For the learner and the model: `opt_func`, `widths`, …
@@ -54,9 +54,10 @@ class Recipe:
 
 def default_epochs(
     n_train:int, # Training pictures
+    transfers:bool=False, # Of a pretrained model?
 ) -> int:
-    "10, up to 20 where few pictures make short epochs"
-    return int(np.clip(15_000//n_train, 10, 20))
+    "10, up to 20 where few pictures make short epochs; a third of it for a pretrained model"
+    return int(np.clip(12_500//n_train, 10, 20))//(3 if transfers else 1)
 
 def default_bs(
     n_train:int, # Training pictures
@@ -70,7 +71,7 @@ def default_seeds(
     "3 for small data sets, where chance weighs more and training costs less; 1 from 10,000 training pictures on"
     return 3 if n_train < 10_000 else 1
 
-# %% ../nbs/09_experiments.ipynb #de2d039a
+# %% ../nbs/09_experiments.ipynb #88863c0d
 class PeakMemory:
     "Context manager that measures peak memory in MB: of this process on the CPU, allocated on the device on a GPU"
     def __init__(self, device): self.cuda = torch.device(device).type == 'cuda'
@@ -90,7 +91,7 @@ class PeakMemory:
 
 def inference_speed(
     learn, # A `Learner`
-    seconds:float=0.5, # How long to measure
+    seconds:float=0.25, # How long to measure
 ) -> float: # Pictures per second
     "How many pictures the model itself classifies in a second, in batches of the validation loader"
     xb,model = learn.dls.valid.one_batch()[0],learn.model.eval()
@@ -158,7 +159,7 @@ def run_recipe(
 ) -> Run:
     "Train `recipe` on `dls` with `seed`, evaluate it and measure what it cost"
     if isinstance(recipe, str): recipe = Recipe(recipe)
-    if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds)))
+    if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds), recipe.transfers))
     if recipe.bs is not None: dls = _rebatched(dls, recipe.bs)
     learn = recipe.learner(dls, seed)
     learn.recorder.train_metrics = True
@@ -170,7 +171,7 @@ def run_recipe(
     learn.opt = None
     return Run(recipe, seed, learn, ev, learn.history(), n_params(learn.model), clock.seconds, inference_speed(learn), memory.mb, ev.name)
 
-# %% ../nbs/09_experiments.ipynb #d232dd14
+# %% ../nbs/09_experiments.ipynb #0aa332bd
 def accuracy_interval(
     accs, # Accuracy of each seed
     n_test:int, # Test pictures
@@ -218,12 +219,12 @@ class Comparison:
             'parameters':t.parameters.map('{:,.0f}'.format), 'epochs':t.epochs.map('{:.0f}'.format), 'training (s)':t.train_seconds.map('{:,.1f}'.format),
             'inference (pictures/s)':t.pictures_per_second.map('{:,.0f}'.format), 'memory (MB)':t.peak_memory_mb.map('{:,.0f}'.format)})
 
-def _recipes(models, epochs, weights, pretrained, **kwargs):
+def _recipes(models, n_train, epochs, weights, pretrained, **kwargs):
     "A `Recipe` for each of `models`, checked: {title: recipe}"
     weights = weights or {}
     if not models: raise ValueError('No models to compare: name one or more')
     recipes = [m if isinstance(m, Recipe) else Recipe(m, weights=weights.get(m), pretrained=pretrained, **kwargs) for m in getattr(models, 'values', lambda: models)()]
-    recipes = [replace(o, epochs=epochs) if o.epochs is None else o for o in recipes]
+    recipes = [replace(o, epochs=default_epochs(n_train, o.transfers) if epochs is None else epochs) if o.epochs is None else o for o in recipes]
     if unknown := set(weights) - {o.model for o in recipes}: raise ValueError(f'weights are given for {few(sorted(unknown))}, which is not among the models')
     for o in recipes:
         is_timm(o.model)
@@ -269,7 +270,7 @@ def load_run(
     ev.name,learn.opt = title,None
     return Run(recipe, seed, learn, ev, history, n_params(learn.model), *[cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')], title)
 
-# %% ../nbs/09_experiments.ipynb #2101eadc
+# %% ../nbs/09_experiments.ipynb #203c1210
 def _check_absent(out):
     if out is not None and Path(out).exists(): raise FileExistsError(f'{out} exists already: choose another folder, remove it, or go on with what is in it (resume)')
 
@@ -311,7 +312,7 @@ def compare(
 ) -> Comparison:
     "Train each of `models` on `data`, once per seed, and compare them on the test split"
     n_train = len(data.splits['train'])
-    recipes = _recipes(models, default_epochs(n_train) if epochs is None else epochs, weights, pretrained, lr=lr, patience=patience)
+    recipes = _recipes(models, n_train, epochs, weights, pretrained, lr=lr, patience=patience)
     if seeds is None: seeds = default_seeds(n_train)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError('No seeds: give 1 or more')

@@ -8,10 +8,11 @@ Docs: https://cnnfast.github.io/cnnfast/models.html.md"""
 __all__ = ['ACTIVATIONS', 'NORMS', 'POOLS', 'MODELS', 'ann', 'cnn', 'custom_cnn', 'Whiten', 'Stage', 'fast_cnn', 'wide_cnn',
            'model_names', 'is_timm', 'create_model', 'n_params']
 
-# %% ../nbs/02_models.ipynb #cb868884
+# %% ../nbs/02_models.ipynb #5e1ad82b
 from fastai.vision.all import *
 from .files import *
 from .datasets import *
+from .backbone import *
 
 # %% ../nbs/02_models.ipynb #add8d155
 def ann(
@@ -151,17 +152,18 @@ def wide_cnn(n_in:int=3, n_out:int=10, size:int=32, widths:tuple=(128, 384, 512)
     "`fast_cnn`, wider and with shortcuts"
     return fast_cnn(n_in, n_out, size, widths, depth, **kwargs)
 
-# %% ../nbs/02_models.ipynb #4990b09f
+# %% ../nbs/02_models.ipynb #70015037
 MODELS = dict(ann=ann, cnn=cnn, custom_cnn=custom_cnn, fast_cnn=fast_cnn, wide_cnn=wide_cnn)
 
 def model_names(
     filter:str='', # Only names that contain this; `*` stands for anything
 ) -> list:
-    "The names of all models: cnnfast's own, then timm's"
+    "The names of all models: cnnfast's own (`tiny_resnet` is the pretrained one among them), then timm's"
     import timm
     from fnmatch import fnmatch
     pat = filter if '*' in filter else f'*{filter}*'
-    return [o for o in MODELS if fnmatch(o, pat)] + timm.list_models(pat)
+    own = [*MODELS, 'tiny_resnet']
+    return [o for o in own if fnmatch(o, pat)] + [o for o in timm.list_models(pat) if o not in own]
 
 def is_timm(name) -> bool:
     "Is `name` one of timm's architectures? A `ValueError` where there is no such model at all"

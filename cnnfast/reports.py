@@ -16,7 +16,7 @@ from .models import *
 from .evaluation import *
 from .experiments import *
 
-# %% ../nbs/10_reports.ipynb #dda2a6de
+# %% ../nbs/10_reports.ipynb #641e491f
 def _points(d): return f'{abs(d)*100:.1f} points {"more" if d > 0 else "less"} accurate'
 def _secs(s): return f'{s:,.1f} s' if s < 100 else f'{s/60:,.1f} min'
 
@@ -42,7 +42,7 @@ def _extra_training(c, t):
 def _pretraining(c, t, tuned):
     "What pretraining buys over the best model from scratch"
     pre,scratch = t[t.index.isin(tuned)],t[~t.index.isin(tuned)]
-    if not len(pre): return "No pretrained model was compared, so these runs do not say what pretraining would buy; name one of timm's among the models (resnet18, say) to find out."
+    if not len(pre): return "No pretrained model was compared, so these runs do not say what pretraining would buy; name one among the models (tiny_resnet, say) to find out."
     if not len(scratch): return 'No model was trained from scratch, so these runs do not say what the pretraining bought.'
     a,b = pre.iloc[0],scratch.iloc[0]
     return (f'Pretraining: {a.name}, fine-tuned, is {_points(a.accuracy-b.accuracy)} than {b.name}, the best from scratch ({_sure(c.settled(a, b))}), '
@@ -85,11 +85,11 @@ def plot_costs(self:Comparison,
     ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/10_reports.ipynb #ee07248f
+# %% ../nbs/10_reports.ipynb #d80aa030
 def _img(fig, alt):
     "The figure as an `<img>` with the picture inside"
     buf = io.BytesIO()
-    fig.savefig(buf, format='png', dpi=110, bbox_inches='tight')
+    fig.savefig(buf, format='png', dpi=110, bbox_inches=None if fig.get_layout_engine() else 'tight') # a layout engine has seen to it that all fits
     plt.close(fig)
     return f'<img alt="{html_escape(alt)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
 

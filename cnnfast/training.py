@@ -50,7 +50,7 @@ def fit_linear(self:Learner,
     sched = SchedLin(lr, 0) if not warmup else combine_scheds([warmup, 1-warmup], [SchedLin(0, lr), SchedLin(lr, 0)])
     self.fit(n_epoch, lr, cbs=[ParamScheduler({'lr':sched}), *L(kwargs.pop('cbs', None))], **kwargs)
 
-# %% ../nbs/03_training.ipynb #bd3cff7c
+# %% ../nbs/03_training.ipynb #7388d935
 @dataclass
 class Training:
     "How a model likes to be trained"
@@ -63,7 +63,7 @@ class Training:
     def rate(self, bs): return self.lr*math.sqrt(bs/500) if self.opt_func is Muon else self.lr
     def loss_func(self): return LabelSmoothingCrossEntropyFlat(self.smoothing) if self.smoothing else CrossEntropyLossFlat()
 
-TRAINING = dict(ann=Training(1e-3), cnn=Training(2e-3), custom_cnn=Training(4e-3), fast_cnn=Training(0.12, Muon, 0.2, 'linear', True), wide_cnn=Training(0.12, Muon, 0.2, 'linear', True))
+TRAINING = dict(ann=Training(1e-3), cnn=Training(2e-3), custom_cnn=Training(4e-3), fast_cnn=Training(0.12, Muon, 0.2, 'linear', True), wide_cnn=Training(0.12, Muon, 0.2, 'linear', True), tiny_resnet=Training(8e-3))
 
 # %% ../nbs/03_training.ipynb #f341cb76
 def input_shape(dls) -> tuple: # Channels, height, width

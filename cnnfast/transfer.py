@@ -1,4 +1,4 @@
-"""Pretrained backbones, from timm or from a file, on pictures of any size
+"""Pretrained backbones, on pictures of any size: from timm, from a file, or the one that comes with cnnfast
 
 Docs: https://cnnfast.github.io/cnnfast/transfer.html.md"""
 
@@ -20,7 +20,7 @@ from .callbacks import *
 from .weights import *
 from .training import *
 
-# %% ../nbs/03_transfer.ipynb #508153b4
+# %% ../nbs/03_transfer.ipynb #ddc123de
 class Renormalize(nn.Module):
     "Turns pictures normalised with one mean and standard deviation into pictures normalised with another"
     def __init__(self, mean, std, new_mean, new_std):
@@ -32,9 +32,9 @@ class Renormalize(nn.Module):
 
 def _renormalize(dls, cfg, n_in):
     "From the statistics of `dls` to those of a timm configuration; pictures standardised one by one stay as they are"
-    if any(isinstance(o, StandardizePicture) for o in dls.after_batch.fs): return nn.Identity()
-    norm = first(dls.after_batch.fs, risinstance(Normalize))
-    here = (norm.mean.cpu(), norm.std.cpu()) if norm else (torch.zeros(n_in), torch.ones(n_in))
+    norm = normalization(dls)
+    if norm == 'picture': return nn.Identity()
+    here = (norm['mean'], norm['std']) if norm else (torch.zeros(n_in), torch.ones(n_in))
     there = [torch.tensor(cfg[k]) for k in ('mean', 'std')]
     if n_in != 3: there = [o.mean()[None].expand(n_in) for o in there] # timm adapts the first layer alike
     return Renormalize(*here, *there)
@@ -56,7 +56,7 @@ def small_stem(
     if isinstance(getattr(backbone, 'maxpool', None), nn.MaxPool2d): backbone.maxpool = nn.Identity()
     return backbone
 
-# %% ../nbs/03_transfer.ipynb #9e3035a5
+# %% ../nbs/03_transfer.ipynb #05fd27f0
 def _hub_reachable(timeout=5):
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE: return False
@@ -102,7 +102,7 @@ def _timm_model(arch, n_out, n_in, pretrained=False, weights=None, **kwargs):
         except (RuntimeError, KeyError): raise ValueError(f'{weights} does not hold weights of {arch}: {_mismatch(_create(arch, n_out, n_in=n_in, pretrained=False, **kwargs)[0][0].model, state)}') from None
         _check_loaded(model, state, arch, weights)
         return model,cfg
-    if not pretrained: return _create(arch, n_out, n_in=n_in, pretrained=False, **kwargs)
+    if not pretrained or arch == 'tiny_resnet': return _create(arch, n_out, n_in=n_in, pretrained=pretrained, **kwargs)
     with _ask_hub_once():
         try: return _create(arch, n_out, n_in=n_in, pretrained=True, **kwargs)
         except OSError: # huggingface_hub's errors for an unreachable hub are OSErrors
@@ -136,7 +136,7 @@ def fine_tune_gradually(self:Learner,
     self.unfreeze()
     self.fit_one_cycle(n_epoch, slice(lr/2/lr_mult, lr/2), **kwargs)
 
-# %% ../nbs/03_transfer.ipynb #ee8b4eee
+# %% ../nbs/03_transfer.ipynb #e44ccda2
 def _assemble(architecture, n_in, n_out, front, **kwargs):
     "The model that `architecture` describes, `front` its first layers; and timm's configuration"
     model,cfg = _timm_model(architecture['name'], n_out, n_in, **kwargs, **architecture['kwargs'])
@@ -161,10 +161,10 @@ def build_model(
 @delegates(make_learner, keep=True)
 def transfer_learner(
     dls, # `DataLoaders`
-    arch:str='resnet18', # The name of a timm architecture
+    arch:str='tiny_resnet', # The name of a timm architecture; `tiny_resnet` comes with its weights
     weights=None, # A checkpoint on disk, .safetensors or .pth; None: the Hugging Face hub's
     pretrained:bool=True, # False: random weights
-    size:int=None, # Scale pictures to so many pixels a side, on the device, before the backbone; None: as they are
+    size:int=None, # Scale pictures to so many pixels a side, on the device, before the backbone; None: as they are, but for `tiny_resnet` half as large again, to between 24 and 64
     stem:bool=False, # Let the first layers keep the resolution (`small_stem`)?
     **kwargs, # For `Learner` (`wd`, `path`, …); the rest for timm and fastai's head (`lin_ftrs`, `ps`, …)
 ) -> Learner:
@@ -173,6 +173,7 @@ def transfer_learner(
     if (seed := kwargs.get('seed')) is not None: set_seed(seed)
     learner_kwargs,model_kwargs = split_arguments(kwargs)
     n_in,side,_ = input_shape(dls)
+    if arch == 'tiny_resnet' and size is None and side < 64: size = min(64, max(24, 3*side//2))
     known = pretrained or weights is not None
     architecture = dict(name=arch, transfer=True, kwargs=model_kwargs, scale=size, stem=stem, renormalize=known)
     model,_ = _assemble(architecture, n_in, get_c(dls), lambda cfg: [_renormalize(dls, cfg, n_in)] if known else [], pretrained=pretrained, weights=weights)
@@ -182,7 +183,7 @@ def transfer_learner(
     if known: learn.freeze()
     return learn
 
-# %% ../nbs/03_transfer.ipynb #14e145c1
+# %% ../nbs/03_transfer.ipynb #b7da38d8
 def _pool_and_rest(head):
     "Where the layers of fastai's `head` that have parameters begin"
     i = first(i for i,o in enumerate(head) if list(o.parameters()))
@@ -208,9 +209,9 @@ class _FeatureDL(MemoryDL):
         i = torch.as_tensor(idxs)
         return feats[i],TensorCategory(targs[i])
 
-def _feature_dl(learn, split, **kwargs):
+def _feature_dl(learn, split, bs, **kwargs):
     feats,targs = backbone_features(learn, split)
-    return _FeatureDL(torch.utils.data.TensorDataset(feats, targs), store=PictureStore(feats.numpy(), targs), rows=range(len(targs)), device=learn.dls.device, **kwargs)
+    return _FeatureDL(torch.utils.data.TensorDataset(feats, targs), bs=min(bs, len(targs)), store=PictureStore(feats.numpy(), targs), rows=range(len(targs)), device=learn.dls.device, **kwargs)
 
 @patch
 def fit_head(self:Learner,

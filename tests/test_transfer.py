@@ -87,3 +87,9 @@ def test_weights_of_another_architecture(folder, tmp_path):
 def test_classifier_of_the_checkpoint_does_not_matter(folder, tmp_path):
     write_weights(timm.create_model('test_resnet', num_classes=7), tmp_path/'seven.safetensors')
     assert transfer_learner(dls_of(folder), 'test_resnet', weights=tmp_path/'seven.safetensors').dls.c == 2
+
+def test_head_of_fewer_pictures_than_a_batch(folder):
+    learn = transfer_learner(image_folder(folder, size=32).subset(per_class=10).dataloaders(bs=10), 'test_resnet', pretrained=False, seed=0)
+    before = learn.model[1][-1].weight.clone()
+    quiet(learn, 'fit_head', 2)
+    assert not torch.equal(before, learn.model[1][-1].weight)
