@@ -35,7 +35,7 @@ def train(model, dls, seed, epochs):
     watch,name = Stopwatch(),model.split()[0]
     if model == 'tiny_resnet': learn,fit = transfer_learner(dls, seed=seed, cbs=watch),'fine_tune'
     else: learn = scratch_learner(dls, name, seed=seed, cbs=watch); fit = 'fit_linear' if learn.schedule == 'linear' else 'fit_one_cycle'
-    with learn.no_bar(): getattr(learn, fit)(epochs)
+    with learn.no_bar(), learn.no_logging(): getattr(learn, fit)(epochs)
     return learn,watch
 
 def within_budget(model, dls, seed):
