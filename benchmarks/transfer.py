@@ -26,10 +26,11 @@ def few_pictures(task, seed):
     return data.subset(per_class=args.per_class, seed=seed).subset(per_class=5, splits='valid')
 
 class Stopwatch(Callback):
-    "Seconds of all training epochs"
-    order,seconds,epochs = 1000,0.,0
+    "Seconds of each training epoch"
+    order = 1000
+    def __init__(self): self.times = []
     def before_train(self): self.since = time.perf_counter()
-    def after_train(self): self.seconds += time.perf_counter()-self.since; self.epochs += 1
+    def after_train(self): self.times.append(time.perf_counter()-self.since)
 
 def train(model, dls, seed, epochs):
     watch,name = Stopwatch(),model.split()[0]
@@ -39,12 +40,9 @@ def train(model, dls, seed, epochs):
     return learn,watch
 
 def within_budget(model, dls, seed):
-    "A training of as many epochs as `seconds` allow: two short ones tell how many"
-    epochs = 2
-    for share in (0.1, 1):
-        _,watch = train(model, dls, seed, epochs)
-        epochs = max(2, int(share*args.seconds*watch.epochs/watch.seconds)-1)
-    return train(model, dls, seed, epochs)
+    "A training of as many epochs as `seconds` allow: a short one tells how many"
+    first,*_,last = train(model, dls, seed, 3)[1].times # the first may be of a frozen backbone
+    return train(model, dls, seed, max(2, int((args.seconds-first)/last)))
 
 print(f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}; {args.seconds:g} s of training each, {args.per_class} labelled pictures a class', flush=True)
 for task in args.tasks:
@@ -54,7 +52,7 @@ for task in args.tasks:
         for model in args.models:
             learn,watch = within_budget(model, dls, seed)
             accs[model].append(evaluate(learn).metrics['accuracy'])
-            print(f'{task}, seed {seed}: {model:24} {accs[model][-1]:.2%} after {watch.epochs} epochs, {watch.seconds:.0f} s', flush=True)
+            print(f'{task}, seed {seed}: {model:24} {accs[model][-1]:.2%} after {len(watch.times)} epochs, {sum(watch.times):.0f} s', flush=True)
     means = {k:np.mean(v) for k,v in accs.items()}
     for k in sorted(means, key=means.get, reverse=True): print(f'{task}: {k:24} {means[k]:.2%} ({min(accs[k]):.2%} to {max(accs[k]):.2%})', flush=True)
     best = max((o for o in means if o != 'tiny_resnet'), key=means.get)
