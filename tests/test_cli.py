@@ -24,7 +24,7 @@ def test_embedded_default(tmp_path):
     assert not [o for o in out.rglob('.*')] # nothing half-written
 
 def test_same_answer_twice(tmp_path):
-    args = ('run', '--models', 'cnn,fast_cnn', '--epochs', 1, '--seeds', 1, '--seed', 7)
+    args = ('run', '--models', 'cnn,fast_cnn', '--epochs', 2, '--seeds', 1, '--seed', 7)
     one,two = [pd.read_csv(tmp_path/o/'results.csv') for o,run in dict(one=cnnfast, two=cnnfast_here).items() if run(*args, '--out', tmp_path/o).returncode == 0]
     pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), check_exact=True)
     assert (one.seed == 7).all()
@@ -42,10 +42,10 @@ def test_own_folder_and_weights(photos, tmp_path):
 
 @needs_cifar
 def test_real_cifar(cifar_2000, tmp_path):
-    res = cnnfast('run', 'cifar10', '--path', cifar_2000, '--models', 'ann,cnn,fast_cnn,tiny_resnet', '--epochs', 2, '--seeds', 1, '--out', tmp_path/'out')
+    res = cnnfast('run', 'cifar10', '--path', cifar_2000, '--models', 'ann,cnn,fast_cnn', '--epochs', 4, '--seeds', 1, '--out', tmp_path/'out')
     assert res.returncode == 0, res.stderr
     acc = pd.read_csv(tmp_path/'out'/'results.csv').set_index('model').accuracy
-    assert acc.tiny_resnet > acc.fast_cnn + 0.1 and acc.fast_cnn > acc.ann and acc.ann > 0.2
+    assert acc.fast_cnn > acc.ann + 0.03 and acc.ann > 0.2
     config = json.loads((tmp_path/'out'/'cnn'/'seed-0'/'config.json').read_text())
     assert config['data']['pictures'] == dict(train=1440, valid=160, test=400)
 
