@@ -93,17 +93,17 @@ def differences(
     old,new = _flat(old),_flat(new)
     return [f'{k} {short(old.get(k))}, not {short(new.get(k))}' for k in {**old, **new} if old.get(k) != new.get(k)]
 
-# %% ../nbs/03_checkpoints.ipynb #2cb5b02f
+# %% ../nbs/03_checkpoints.ipynb #a1ad64cb
 class Checkpoint(Callback):
     "Saves all that training needs after every epoch; a run that was killed goes on from there"
     order = 1000 # when all others have done their work
     def __init__(self,
         path, # The file, by convention *.safetensors; replaced after every epoch
         resume:bool=False, # Go on from the file at `path`, where there is one?
-        seconds:float=0., # Leave out epochs that end sooner after the last save
+        seconds:float=0., # Leave out what would be saved sooner than this after the start or the last save
     ):
         self.path,self.resume,self.seconds = Path(path),resume,seconds
-        self.nth,self.now,self.state = 1,None,None
+        self.nth,self.now,self.state,self.last = 1,None,None,time.perf_counter()
         if self.path.exists():
             if not resume: raise FileExistsError(f'{path} exists already: resume=True goes on from it; or choose another name, or remove it')
             self.state = read_state(self.path)
@@ -120,8 +120,10 @@ class Checkpoint(Callback):
         return epochs
 
     def save(self, epochs):
-        "Write the state after `epochs` epochs of this fit"
-        learn,self.last = self.learn,time.perf_counter()
+        "Write the state after `epochs` epochs of this fit, where it is time to"
+        learn,now = self.learn,time.perf_counter()
+        if now-self.last < self.seconds: return
+        self.last = now
         write_state(dict(fit=self.nth, epochs=epochs, settings=self.now, model=learn.model.state_dict(), opt=learn.opt.state_dict(), train_iter=learn.train_iter, random=random_state(learn.dls),
                          callbacks=[callback_state(o) for o in _watched(learn)], scaler=learn.scaler.state_dict() if hasattr(learn, 'scaler') else None), self.path)
 
@@ -137,7 +139,7 @@ class Checkpoint(Callback):
         return state['epochs']
 
     def after_epoch(self):
-        if self.now and time.perf_counter()-self.last >= self.seconds: self.save(self.epoch+1) # `validate` ends an epoch too, but begins no training
+        if self.now: self.save(self.epoch+1) # `validate` ends an epoch too, but begins no training
     def after_fit(self):
         if not self.now: return
         if self.state is None: self.save(self.n_epoch) # else this fit was passed over

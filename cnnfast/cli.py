@@ -7,11 +7,11 @@ Docs: https://cnnfast.github.io/cnnfast/cli.html.md"""
 # %% auto #0
 __all__ = ['main']
 
-# %% ../nbs/11_cli.ipynb #8471cb75
-import argparse, os, sys, warnings
+# %% ../nbs/11_cli.ipynb #119158f7
+import argparse, gc, os, sys, warnings
 from pathlib import Path
 
-# %% ../nbs/11_cli.ipynb #fc727c5e
+# %% ../nbs/11_cli.ipynb #e5cbfd8b
 def _parser():
     from cnnfast import __version__
     p = argparse.ArgumentParser(prog='cnnfast', description='Image classification: train models, compare them honestly, write a report.')
@@ -21,7 +21,7 @@ def _parser():
     r = sub.add_parser('run', help='train models on a data set and write a report', description='Train models on the same data, compare them on the test split, and write a folder with report.html, results.csv and the weights.')
     r.add_argument('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures; by default digits, which needs no download')
     r.add_argument('--path', nargs='+', help='where the data set lies on disk: a folder, an archive, or the archives that are its parts')
-    r.add_argument('--models', default='ann,cnn,fast_cnn', help='names, separated by commas (see `cnnfast models`); by default %(default)s')
+    r.add_argument('--models', default='ann,cnn,fast_cnn,tiny_resnet', help='names, separated by commas (see `cnnfast models`); by default %(default)s')
     r.add_argument('--epochs', type=int, help='passes over the training pictures; by default 10, more for small data sets, a third of it for pretrained ones')
     r.add_argument('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
     r.add_argument('--seed', type=int, default=0, help='the first seed; by default 0')
@@ -53,7 +53,13 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #a9e1372f
+# %% ../nbs/11_cli.ipynb #3a5db504
+def _import_all():
+    "Import the package; to look for garbage in what stays until the end would take longer"
+    gc.disable()
+    import cnnfast.reports, cnnfast.standard
+    gc.enable()
+
 def _free_name(stem):
     "`stem`, or the first of stem-2, stem-3, … that does not exist; and the last one that does, or None"
     i,out,last = 1,Path(stem),None
@@ -78,6 +84,7 @@ def _run(args):
     weights = _weights(args.weights)
     if args.device: _check_device(args.device)
     if args.out and Path(args.out).exists() and not args.resume: raise FileExistsError(f'{args.out} exists already: choose another folder with --out, remove it, or go on with the run in it (--resume)')
+    _import_all()
     from cnnfast.standard import DATASETS, load_data
     from cnnfast.experiments import compare, default_seeds
     from cnnfast.models import is_timm
@@ -102,6 +109,7 @@ def _one(path): return path[0] if path and len(path) == 1 else path
 
 def _check(args):
     if args.csv and Path(args.csv).exists(): raise FileExistsError(f'{args.csv} exists already: choose another name with --csv, or remove it')
+    _import_all()
     from cnnfast.files import whole_file
     from cnnfast.standard import load_data
     import cnnfast.inspection, pandas as pd
@@ -120,6 +128,7 @@ def _check(args):
 def _predict(args):
     if args.out and Path(args.out).exists(): raise FileExistsError(f'{args.out} exists already: choose another name with --out, or remove it')
     if args.device: _check_device(args.device)
+    _import_all()
     from cnnfast.files import whole_file
     from cnnfast.saving import load_model
     table = load_model(args.model, args.device).predict(args.files)

@@ -15,7 +15,7 @@ from .augmentation import *
 from .inspection import *
 from .training import *
 
-# %% ../nbs/04_evaluation.ipynb #691abd57
+# %% ../nbs/04_evaluation.ipynb #527097a9
 class Evaluation:
     "Predictions of one model on one split, and what they say"
     def __init__(self,
@@ -37,12 +37,13 @@ class Evaluation:
 @patch(as_prop=True)
 def metrics(self:Evaluation) -> dict: # name -> value, all between 0 and 1
     "Accuracy, and macro and weighted averages of precision, recall and F1"
+    if hasattr(self, '_metrics'): return dict(self._metrics)
     from sklearn.metrics import precision_recall_fscore_support as prf
-    res = dict(accuracy=float((self.preds == self.targs).mean()))
+    res = self._metrics = dict(accuracy=float((self.preds == self.targs).mean()))
     for avg in ('macro', 'weighted'):
         scores = prf(self.targs, self.preds, labels=range(len(self.vocab)), average=avg, zero_division=np.nan)
         res.update({f'{k}_{avg}':float(v) for k,v in zip(('precision', 'recall', 'f1'), scores)})
-    return res
+    return dict(res)
 
 @patch(as_prop=True)
 def per_class(self:Evaluation) -> pd.DataFrame: # One row per class

@@ -270,7 +270,7 @@ def load_run(
     ev.name,learn.opt = title,None
     return Run(recipe, seed, learn, ev, history, n_params(learn.model), *[cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')], title)
 
-# %% ../nbs/09_experiments.ipynb #203c1210
+# %% ../nbs/09_experiments.ipynb #11f86e87
 def _check_absent(out):
     if out is not None and Path(out).exists(): raise FileExistsError(f'{out} exists already: choose another folder, remove it, or go on with what is in it (resume)')
 
@@ -296,7 +296,7 @@ def _remove_empty(saved):
 
 def compare(
     data, # An `ImageData`
-    models=('ann', 'cnn', 'fast_cnn'), # Names, or `Recipe`s; or {title: name or `Recipe`}
+    models=('ann', 'cnn', 'fast_cnn', 'tiny_resnet'), # Names, or `Recipe`s; or {title: name or `Recipe`}
     seeds=None, # How many seeds, or a list of them; by default `default_seeds`
     epochs:int=None, # Of each training whose `Recipe` has none; by default `default_epochs`
     bs:int=None, # Batch size; by default `default_bs`

@@ -85,11 +85,12 @@ def plot_costs(self:Comparison,
     ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/10_reports.ipynb #d80aa030
+# %% ../nbs/10_reports.ipynb #2178ed43
 def _img(fig, alt):
     "The figure as an `<img>` with the picture inside"
-    buf = io.BytesIO()
-    fig.savefig(buf, format='png', dpi=110, bbox_inches=None if fig.get_layout_engine() else 'tight') # a layout engine has seen to it that all fits
+    buf,layout = io.BytesIO(),fig.get_layout_engine()
+    if layout: layout.execute(fig); fig.set_layout_engine('none') # once is enough
+    fig.savefig(buf, format='png', dpi=110, bbox_inches=None if layout else 'tight')
     plt.close(fig)
     return f'<img alt="{html_escape(alt)}" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
 

@@ -22,9 +22,13 @@ from .callbacks import *
 from .weights import *
 from .checkpoints import *
 
-# %% ../nbs/03_training.ipynb #6b934979
+# %% ../nbs/03_training.ipynb #cfb5ac82
 class ImageLearner(Learner):
-    "A `Learner` that says what to do where memory runs out, and that a `Checkpoint` can resume"
+    "A `Learner` with less work between the batches, that says what to do where memory runs out, and that a `Checkpoint` can resume"
+    def _call_one(self, event_name): # as fastai, but only those callbacks that have something to do
+        for cb in self.cbs.sorted('order'):
+            if event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb): cb(event_name)
+
     def _do_fit(self):
         first = self.checkpoint.before_training() if hasattr(self, 'checkpoint') else 0
         if first and getattr(self, 'progress', None) and getattr(self.progress, 'mbar', False): self.progress.mbar.update(0) # a bar begins at 0
@@ -50,12 +54,12 @@ def fit_linear(self:Learner,
     sched = SchedLin(lr, 0) if not warmup else combine_scheds([warmup, 1-warmup], [SchedLin(0, lr), SchedLin(lr, 0)])
     self.fit(n_epoch, lr, cbs=[ParamScheduler({'lr':sched}), *L(kwargs.pop('cbs', None))], **kwargs)
 
-# %% ../nbs/03_training.ipynb #7388d935
+# %% ../nbs/03_training.ipynb #4b5e026a
 @dataclass
 class Training:
     "How a model likes to be trained"
     lr:float=2e-3 # The highest rate; for Muon, with batches of 500
-    opt_func:object=Adam # fastai's
+    opt_func:object=FusedAdam # fastai's, or one of these
     smoothing:float=0. # Label smoothing
     schedule:str='one_cycle' # Or 'linear'
     progressive:bool=False # Small pictures first, where they have 32 pixels or more

@@ -7,20 +7,20 @@ from conftest import CIFAR, cnnfast, cnnfast_here, fails_with, needs_cifar
 TIMES = ['train_seconds', 'pictures_per_second', 'peak_memory_mb']
 
 def test_embedded_default(tmp_path):
-    "`cnnfast run` alone: three models, three seeds, a report, in under two minutes, without network"
+    "`cnnfast run` alone: four models, one of them pretrained, three seeds, a report, in under two minutes, without network"
     start = time.time()
     res = cnnfast('run', cwd=tmp_path)
     assert res.returncode == 0, res.stderr
     assert time.time()-start < 120
     out = tmp_path/'cnnfast-digits'
     df = pd.read_csv(out/'results.csv')
-    assert df.groupby('model').seed.nunique().to_dict() == dict(ann=3, cnn=3, fast_cnn=3)
+    assert df.groupby('model').seed.nunique().to_dict() == dict(ann=3, cnn=3, fast_cnn=3, tiny_resnet=3)
     assert df[df.model == 'fast_cnn'].accuracy.mean() >= 0.98
-    for m in ('ann', 'cnn', 'fast_cnn'):
+    for m in ('ann', 'cnn', 'fast_cnn', 'tiny_resnet'):
         assert {o.name for o in (out/m/'seed-0').iterdir()} == {'config.json', 'history.csv', 'metrics.json', 'weights.safetensors'}
     page = (out/'report.html').read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    for o in ('Comparison', 'Confusion matrix of fast_cnn', 'Learning curves of ann', 'Report for each class', 'Sample pictures', '95% interval'): assert o in page
+    for o in ('Comparison', 'Confusion matrix of fast_cnn', 'Learning curves of ann', 'Report for each class', 'Sample pictures', '95% interval', 'Pretraining: tiny_resnet'): assert o in page
     assert not [o for o in out.rglob('.*')] # nothing half-written
 
 def test_same_answer_twice(tmp_path):
