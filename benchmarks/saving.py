@@ -40,11 +40,14 @@ with tempfile.TemporaryDirectory() as tmp:
         c,parts = load_model(folder, 'cpu'),[]
         decode(FilePaths(test), c.opener, parts.append) # the disk's cache is warm for all
         pics = np.concatenate(parts)
+        shares = []
         for _ in range(args.rounds):
             loader,_ = timed(lambda: decode(FilePaths(test), c.opener, noop))
             net,_ = timed(lambda: list(c.probabilities(pics)))
             both,_ = timed(lambda: c.predict(test))
             print(f'{model}: {len(test):,} pictures: decoding alone {len(test)/loader:,.0f}/s, the model alone {len(test)/net:,.0f}/s, one after the other {len(test)/(loader+net):,.0f}/s; predict {len(test)/both:,.0f}/s, {(loader+net)/both:.2f} of it', flush=True)
+            shares.append((loader+net)/both)
+        print(f'{model}: median {np.median(shares):.2f}', flush=True)
     for n in (10_000, 60_000): print('{:,} files: peak memory {:,.0f} MB before, {:,.0f} MB after'.format(n, *peak_mb(f'{tmp}/cnn', n)), flush=True)
 
     checkpoint = Checkpoint(f'{tmp}/c.safetensors')

@@ -115,7 +115,7 @@ def load_model(
     except (KeyError, TypeError, RuntimeError) as e: raise ValueError(f'{folder} does not hold the model that its config.json describes ({" ".join(str(e).split())[:200]})') from None
     return Classifier(model.eval().to(device or default_device()), **{k:config[k] for k in _FIELDS})
 
-# %% ../nbs/08_saving.ipynb #62444560
+# %% ../nbs/08_saving.ipynb #dfa84b30
 def _is_batch(o): # arrays (N,H,W,C) or grey (N,H,W), tensors (N,C,H,W)
     if isinstance(o, Tensor): return o.ndim == 4
     return isinstance(o, np.ndarray) and (o.ndim == 4 or (o.ndim == 3 and o.shape[-1] not in (1, 3, 4)))
@@ -158,7 +158,7 @@ def _check_read(bad, names, n):
 def _classify(self:Classifier, what, bs, put):
     "Call `put` with the probabilities of each chunk of `what`; names of all, and positions of what cannot be read"
     items,names = _listed(what)
-    _,bad = decode(items, self.opener, lambda pics: [put(o) for o in self.probabilities(pics, bs)])
+    _,bad = decode(items, self.opener, lambda pics: [put(o) for o in self.probabilities(pics, bs)], nice=10)
     _check_read(bad, names, len(items))
     return names,list(bad)
 
