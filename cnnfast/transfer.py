@@ -229,7 +229,7 @@ def fit_head(self:Learner,
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(n_epoch, lr)
     if hasattr(self, 'epoch_log'): self.epoch_log.rows += learn.epoch_log.rows
 
-# %% ../nbs/03_transfer.ipynb #ca28a0ae
+# %% ../nbs/03_transfer.ipynb #9a2c7d6f
 class BackboneTrials:
     "What `try_backbones` found: `table`, best first, and `plot`"
     def __init__(self, table, learners): store_attr()
@@ -243,7 +243,9 @@ class BackboneTrials:
         "Draw accuracy against the time that training took"
         if ax is None: _,ax = plt.subplots(figsize=(6, 4), layout='constrained')
         ax.scatter(self.table.seconds, self.table.accuracy)
-        for name,o in self.table.iterrows(): ax.annotate(name, (o.seconds, o.accuracy), xytext=(5, 3), textcoords='offset points', fontsize=8)
+        for name,o in self.table.iterrows():
+            left = o.seconds > 0.6*self.table.seconds.max() # of the point: on its right the figure may end
+            ax.annotate(name, (o.seconds, o.accuracy), xytext=(-5 if left else 5, 3), textcoords='offset points', ha='right' if left else 'left', fontsize=8)
         ax.set(xlabel='seconds of training', ylabel='accuracy on valid', title='better is higher and further left')
         ax.margins(0.2); ax.set_xlim(left=0); ax.grid(alpha=0.3)
         return ax
