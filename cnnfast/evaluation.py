@@ -39,10 +39,11 @@ def metrics(self:Evaluation) -> dict: # name -> value, all between 0 and 1
     "Accuracy, and macro and weighted averages of precision, recall and F1"
     if hasattr(self, '_metrics'): return dict(self._metrics)
     from sklearn.metrics import precision_recall_fscore_support as prf
-    res = self._metrics = dict(accuracy=float((self.preds == self.targs).mean()))
+    res = dict(accuracy=float((self.preds == self.targs).mean()))
     for avg in ('macro', 'weighted'):
         scores = prf(self.targs, self.preds, labels=range(len(self.vocab)), average=avg, zero_division=np.nan)
         res.update({f'{k}_{avg}':float(v) for k,v in zip(('precision', 'recall', 'f1'), scores)})
+    self._metrics = res # whole, or not at all
     return dict(res)
 
 @patch(as_prop=True)
