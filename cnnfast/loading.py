@@ -197,7 +197,7 @@ class MemoryDL(TfmdDL):
         typ = TensorImage if pics.shape[1] == 3 else TensorImageBW
         return typ(pics.index_select(0, rows)),TensorCategory(targs[rows])
 
-# %% ../nbs/01_loading.ipynb #d6f3e8f0
+# %% ../nbs/01_loading.ipynb #136c7d71
 @patch(as_prop=True)
 def test(self:DataLoaders):
     "The test `DataLoader`"
@@ -247,6 +247,12 @@ def _augmentation(data, augment, mix):
     if mix not in (None, *MIXES): raise ValueError(f"mix={mix!r} is not known: use one of {', '.join(MIXES)}")
     return data.augmentations(augment) if isinstance(augment, str) else listify(augment or []),mix or ('cutmix' if augment == 'strong' else None)
 
+def _datasets(data, block):
+    "As `block.datasets(data)`, with the items in the order of the splits, which then are slices: of lists of positions fastai makes some fifty copies"
+    splits = list(data.splits.values())
+    ends = np.cumsum([len(v) for v in splits])
+    return Datasets(pick(data.items, np.concatenate(splits)), block._combine_type_tfms(), splits=[slice(end-len(v), end) for v,end in zip(splits, ends)], n_inp=block.n_inp)
+
 @patch
 def dataloaders(self:ImageData,
     bs:int=None, # Batch size; by default 64, or all training pictures where there are fewer
@@ -277,6 +283,6 @@ def dataloaders(self:ImageData,
         each = [dict(store=store, rows=v) for v in self.splits.values()]
     if self.weighted: each[0]['wgts'] = 1/np.bincount(self.targs[train])[self.targs[train]]
     if in_memory or self.weighted: kwargs.update(dl_type=MemoryDL, dl_kwargs=each)
-    dls = block.dataloaders(self, **kwargs)
+    dls = _datasets(self, block).dataloaders(after_item=block.item_tfms, after_batch=block.batch_tfms, **kwargs)
     dls.mix = mix
     return dls
