@@ -11,7 +11,7 @@ __all__ = ['main']
 import argparse, gc, os, sys, warnings
 from pathlib import Path
 
-# %% ../nbs/11_cli.ipynb #e5cbfd8b
+# %% ../nbs/11_cli.ipynb #fcd05202
 def _parser():
     from cnnfast import __version__
     p = argparse.ArgumentParser(prog='cnnfast', description='Image classification: train models, compare them honestly, write a report.')
@@ -26,6 +26,7 @@ def _parser():
     r.add_argument('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
     r.add_argument('--seed', type=int, default=0, help='the first seed; by default 0')
     r.add_argument('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
+    r.add_argument('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs pip install cnnfast[slides])')
     r.add_argument('--resume', action='store_true', help='go on with a run that was broken off, in the folder it wrote to: finished models are not trained again')
     r.add_argument('--bs', type=int, help='batch size')
     r.add_argument('--lr', type=float, help='maximum learning rate; by default what suits each model')
@@ -53,11 +54,11 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #3a5db504
+# %% ../nbs/11_cli.ipynb #0eb457e5
 def _import_all():
     "Import the package; to look for garbage in what stays until the end would take longer"
     gc.disable()
-    import cnnfast.reports, cnnfast.standard
+    import cnnfast.slides, cnnfast.standard
     gc.enable()
 
 def _free_name(stem):
@@ -88,6 +89,8 @@ def _run(args):
     from cnnfast.standard import DATASETS, load_data
     from cnnfast.experiments import compare, default_seeds
     from cnnfast.models import is_timm
+    from cnnfast.slides import check_slides
+    if args.slides: check_slides()
     models = [o.strip() for o in args.models.split(',') if o.strip()]
     for m in models: is_timm(m)
     own = {k:v for k,v in dict(size=args.size, resize=args.resize).items() if v is not None}
@@ -103,7 +106,8 @@ def _run(args):
     n = args.seeds or default_seeds(len(data.splits['train']))
     res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume, weights=weights, pretrained=not args.no_pretrained,
                   lr=args.lr, patience=args.patience, budget=args.memory, device=args.device, **kwargs)
-    print(f'\n{res.show_table().to_string()}\n\nThe report: {out/"report.html"}')
+    if args.slides: res.slides(out/'report.pptx')
+    print(f'\n{res.show_table().to_string()}\n\nThe report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else ''))
 
 def _one(path): return path[0] if path and len(path) == 1 else path
 
@@ -150,7 +154,7 @@ def _models(args):
     docs = {k:o.__doc__ for k,o in dict(MODELS, tiny_resnet=tiny_resnet).items()}
     for n in names: print(f'{n:14} {docs[n]}' if n in docs else n)
 
-# %% ../nbs/11_cli.ipynb #d818c80d
+# %% ../nbs/11_cli.ipynb #4fef3c39
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)
 
 def main(argv=None):
@@ -160,7 +164,7 @@ def main(argv=None):
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
     try: return dict(run=_run, check=_check, predict=_predict, datasets=_datasets, models=_models)[args.command](args) or 0
-    except (ValueError, OSError, FloatingPointError, MemoryError) as e:
+    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`
         msg = e.strerror if isinstance(e, OSError) and e.strerror and not e.filename else str(e)

@@ -7,15 +7,16 @@ Docs: https://cnnfast.github.io/cnnfast/evaluation.html.md"""
 # %% auto #0
 __all__ = ['Evaluation', 'MultiCrop', 'evaluate', 'plot_history']
 
-# %% ../nbs/04_evaluation.ipynb #e3c414d7
+# %% ../nbs/04_evaluation.ipynb #0dcedf28
 from fastai.vision.all import *
 from .files import *
 from .datasets import *
 from .augmentation import *
 from .inspection import *
 from .training import *
+from .intervals import *
 
-# %% ../nbs/04_evaluation.ipynb #527097a9
+# %% ../nbs/04_evaluation.ipynb #457fc6b5
 class Evaluation:
     "Predictions of one model on one split, and what they say"
     def __init__(self,
@@ -27,19 +28,37 @@ class Evaluation:
         history:pd.DataFrame=None, # Of the training
     ):
         store_attr('name,split,history')
+        self.dl = None # The loader of the pictures, where they are at hand
+        if targs is None: raise ValueError(f'{split} has no labels, so there is nothing to evaluate')
         self.probs,self.targs,self.vocab = np.asarray(probs, dtype=np.float32),np.asarray(targs),list(vocab)
+        if len(self.probs) != len(self.targs): raise ValueError(f'Predictions of {len(self.probs):,} pictures, but {len(self.targs):,} targets')
         if self.probs.shape != (len(self.targs), len(self.vocab)):
             raise ValueError(f'{len(self.targs):,} targets of {len(self.vocab)} classes need probabilities of shape ({len(self.targs)}, {len(self.vocab)}), not {self.probs.shape}')
+        if bad := int(np.isnan(self.probs).any(1).sum()): raise ValueError(f'{bad:,} of {len(self.probs):,} predictions are NaN')
+        if not len(self.targs) or not (0 <= self.targs.min() and self.targs.max() < len(self.vocab)): raise ValueError(f'Targets must be class numbers, 0 to {len(self.vocab)-1}, of one picture or more')
         self.preds = self.probs.argmax(1)
 
     def __repr__(self): return f"{self.name or 'Evaluation'} on {self.split}: " + ', '.join(f'{k} {v:.4f}' for k,v in self.metrics.items())
 
+@patch
+def in_top(self:Evaluation, k:int) -> np.ndarray: # (N,) bool
+    "Is the actual class among the `k` most probable?"
+    own = self.probs[np.arange(len(self.targs)),self.targs][:,None]
+    before = np.arange(len(self.vocab)) < self.targs[:,None] # of equal probabilities the first class counts, as in `preds`
+    return ((self.probs > own) | ((self.probs == own) & before)).sum(1) < k
+
+@patch(as_prop=True)
+def losses(self:Evaluation) -> np.ndarray: # (N,), 0 to about 28
+    "Cross entropy of each picture: minus the logarithm of its class's probability"
+    return -np.log(np.maximum(self.probs[np.arange(len(self.targs)),self.targs].astype(np.float64), 1e-12))
+
 @patch(as_prop=True)
 def metrics(self:Evaluation) -> dict: # name -> value, all between 0 and 1
-    "Accuracy, and macro and weighted averages of precision, recall and F1"
+    "Accuracy, top-5 accuracy where there are more than five classes, and macro and weighted averages of precision, recall and F1"
     if hasattr(self, '_metrics'): return dict(self._metrics)
     from sklearn.metrics import precision_recall_fscore_support as prf
     res = dict(accuracy=float((self.preds == self.targs).mean()))
+    if len(self.vocab) > 5: res['top5_accuracy'] = float(self.in_top(5).mean())
     for avg in ('macro', 'weighted'):
         scores = prf(self.targs, self.preds, labels=range(len(self.vocab)), average=avg, zero_division=np.nan)
         res.update({f'{k}_{avg}':float(v) for k,v in zip(('precision', 'recall', 'f1'), scores)})
@@ -88,22 +107,70 @@ def evaluate(
     "What `learn` does on one split of its data"
     names = ('train', 'valid', 'test')[:len(learn.dls.loaders)]
     split = split or names[-1]
-    if split not in names: raise ValueError(f'There is no split {split!r}: there are {few(names)}')
+    if split not in names: raise ValueError(f'There is no split {split!r} with labels: there are {few(names)}')
     model,flip = learn.model,any(isinstance(o, FlipLR) for o in learn.dls.after_batch.fs)
     try:
         if multi_crop: learn.model = MultiCrop(model, flip=flip)
         with learn.no_bar(), learn.no_logging(): probs,targs = learn.get_preds(ds_idx=names.index(split))
     finally: learn.model = model
-    return Evaluation(probs, targs, learn.dls.vocab, getattr(learn, 'model_name', ''), split, learn.history() if hasattr(learn, 'epoch_log') else None)
+    res = Evaluation(probs, targs, learn.dls.vocab, getattr(learn, 'model_name', ''), split, learn.history() if hasattr(learn, 'epoch_log') else None)
+    res.dl = learn.dls.loaders[names.index(split)]
+    return res
 
-# %% ../nbs/04_evaluation.ipynb #b84cff13
+# %% ../nbs/04_evaluation.ipynb #ee1a63a2
+@patch
+def intervals(self:Evaluation,
+    level:float=0.95,
+    n_resamples:int=10_000,
+    seed:int=0,
+) -> pd.DataFrame: # One row per metric: value, low, high
+    "How far each metric may be from its true value: bootstrap intervals over the pictures (see `metric_intervals`)"
+    t = metric_intervals(self.targs, self.preds, len(self.vocab), level, n_resamples, seed)
+    if len(self.vocab) > 5: t.loc['top5_accuracy'] = metric_intervals(np.ones(len(self.targs), dtype=int), self.in_top(5).astype(int), 2, level, n_resamples, seed).loc['accuracy']
+    return t
+
+@patch
+def compared_with(self:Evaluation,
+    other:Evaluation, # Of another model, on the same pictures
+    **kwargs, # For `paired_difference`
+) -> pd.DataFrame: # One row per metric: difference, low, high, settled; `attrs['mcnemar']`
+    "By how much this model is better than `other`, picture by picture, and whether that is more than chance"
+    if self.split != other.split or list(self.vocab) != list(other.vocab) or len(self.targs) != len(other.targs) or (self.targs != other.targs).any(): raise ValueError(f'{self.name} and {other.name} were not evaluated on the same pictures')
+    t = paired_difference(self.targs, self.preds, other.preds, len(self.vocab), **kwargs)
+    t.attrs['mcnemar'] = mcnemar(self.preds == self.targs, other.preds == other.targs)
+    return t
+
+# %% ../nbs/04_evaluation.ipynb #afad0151
+@patch
+def most_confused(self:Evaluation, n:int=10) -> pd.DataFrame: # actual, predicted, pictures, share of the actual class
+    "The pairs of classes that are most often confused"
+    m = self.confusion().values
+    wrong = np.where(np.eye(len(m), dtype=bool), 0, m)
+    i,j = np.unravel_index(np.argsort(-wrong, axis=None, kind='stable')[:n], m.shape)
+    t = pd.DataFrame(dict(actual=[self.vocab[o] for o in i], predicted=[self.vocab[o] for o in j], pictures=wrong[i,j], share=wrong[i,j]/np.maximum(1, m.sum(1)[i])))
+    return t[t.pictures > 0]
+
+@patch
+def class_order(self:Evaluation) -> list: # Class numbers
+    "Classes so ordered that those which are confused stand together, by hierarchical clustering"
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+    if len(self.vocab) < 3: return list(range(len(self.vocab)))
+    share = np.nan_to_num(self.confusion(normalize=True).values)
+    alike = (share + share.T)/2
+    far = squareform(1 - alike/max(1e-12, (alike - np.diag(np.diag(alike))).max()), checks=False)
+    return leaves_list(optimal_leaf_ordering(linkage(far, 'average'), far)).tolist()
+
 @patch
 def plot_confusion(self:Evaluation,
     normalize:bool=False, # Share of each actual class instead of counts?
     ax=None, # A matplotlib axis; None: a new figure
+    order:bool=None, # Put classes that are confused together (`class_order`)? By default where there are more than 20
 ):
     "Draw the confusion matrix; mistakes have a colour scale of their own, so that they can be seen beside the diagonal"
     n,m = len(self.vocab),self.confusion(normalize).values
+    places = self.class_order() if order or (order is None and n > 20) else list(range(n))
+    m,names = m[np.ix_(places, places)],[self.vocab[o] for o in places]
     side = min(9, 2.6 + 0.42*n)
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     wrong = np.where(np.eye(n, dtype=bool), np.nan, np.nan_to_num(m))
@@ -112,7 +179,7 @@ def plot_confusion(self:Evaluation,
     if n <= 20:
         for i,j in np.argwhere(m > 0): ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', fontsize=8 if n <= 10 else 6,
                                                  color='white' if i != j and m[i,j] > 0.8*np.nanmax(wrong) else 'black')
-    thin_labels(ax.xaxis, self.vocab, 50); thin_labels(ax.yaxis, self.vocab, 50)
+    thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)
     ax.set(xlabel='predicted', ylabel='actual', title=f"{self.name} on {self.split}: {'share of each actual class' if normalize else 'pictures'}")
     return ax

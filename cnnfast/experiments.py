@@ -6,9 +6,9 @@ Docs: https://cnnfast.github.io/cnnfast/experiments.html.md"""
 
 # %% auto #0
 __all__ = ['VARIANTS', 'Recipe', 'default_epochs', 'default_bs', 'default_seeds', 'PeakMemory', 'inference_speed', 'TrainSeconds',
-           'Run', 'run_recipe', 'accuracy_interval', 'Comparison', 'save_run', 'load_run', 'compare']
+           'Run', 'run_recipe', 'Comparison', 'save_run', 'load_run', 'compare']
 
-# %% ../nbs/09_experiments.ipynb #258b280c
+# %% ../nbs/09_experiments.ipynb #1ecfe8fe
 import json, threading, time
 from dataclasses import dataclass, field, asdict, replace
 from fastai.vision.all import *
@@ -22,6 +22,7 @@ from .weights import *
 from .checkpoints import *
 from .training import *
 from .transfer import *
+from .intervals import *
 from .evaluation import *
 from .saving import *
 
@@ -171,22 +172,12 @@ def run_recipe(
     learn.opt = None
     return Run(recipe, seed, learn, ev, learn.history(), n_params(learn.model), clock.seconds, inference_speed(learn), memory.mb, ev.name)
 
-# %% ../nbs/09_experiments.ipynb #0aa332bd
-def accuracy_interval(
-    accs, # Accuracy of each seed
-    n_test:int, # Test pictures
-    level:float=0.95,
-) -> tuple: # low, high
-    "Student's interval over seeds; with one seed, Wilson's over test pictures"
-    from scipy import stats
-    accs = np.asarray(accs)
-    if len(accs) == 1: return tuple(stats.binomtest(round(accs[0]*n_test), n_test).proportion_ci(level, 'wilson'))
-    half = stats.t.ppf(0.5+level/2, len(accs)-1)*accs.std(ddof=1)/math.sqrt(len(accs))
-    return max(0., accs.mean()-half),min(1., accs.mean()+half)
-
+# %% ../nbs/09_experiments.ipynb #9f3749ee
 class Comparison:
     "Several models on the same data"
-    def __init__(self, data, runs): store_attr()
+    def __init__(self, data, runs):
+        store_attr()
+        self._known = {}
 
     @property
     def results(self) -> pd.DataFrame: return pd.DataFrame([o.row for o in self.runs])
@@ -196,26 +187,40 @@ class Comparison:
     def n_seeds(self): return len({o.seed for o in self.runs})
     def of(self, model): return [o for o in self.runs if o.title == model]
 
-    def settled(self, a, b) -> bool:
-        "Do models `a` and `b` (rows of `table`) differ by more than chance explains, in seeds and in the choice of test pictures?"
-        n = len(self.runs[0].evaluation.targs)
-        chance = 1.96*math.sqrt((a.accuracy*(1-a.accuracy) + b.accuracy*(1-b.accuracy))/n)
-        return abs(a.accuracy-b.accuracy) > chance and (a.low > b.high or b.low > a.high)
+    def _once(self, f, *models):
+        "`f` of the targets, the predictions of each of `models` (seeds, pictures) and the number of classes; computed once"
+        key,ev = (f, *models, len(self.runs)),self.runs[0].evaluation
+        if key not in self._known: self._known[key] = f(ev.targs, *[np.stack([o.evaluation.preds for o in self.of(m)]) for m in models], len(ev.vocab), n_resamples=2000)
+        return self._known[key]
+
+    def intervals(self, model) -> pd.DataFrame: # One row per metric: value (the mean over seeds), low, high
+        "95% intervals of the metrics of `model` (see `metric_intervals`)"
+        return self._once(metric_intervals, model)
+
+    def difference(self, a, b) -> pd.DataFrame: # One row per metric: difference, low, high, settled
+        "By how much model `a` is better than `b` on the same pictures, and whether that is more than chance (see `paired_difference`)"
+        return self._once(paired_difference, a, b)
+
+    def settled(self, a, b) -> bool: return self.difference(a, b).loc['accuracy', 'settled']
 
     @property
     def table(self) -> pd.DataFrame: # Indexed by model, best first
-        "Mean over seeds for each model, with an interval for the accuracy"
+        "Mean over seeds for each model, with a 95% interval for the accuracy"
         means = self.results.drop(columns='seed').groupby('model', sort=False).mean()
-        n = len(self.runs[0].evaluation.targs)
-        low,high = zip(*[accuracy_interval([o.evaluation.metrics['accuracy'] for o in self.of(m)], n) for m in means.index])
-        means.insert(2, 'low', low); means.insert(3, 'high', high)
+        for i,k in enumerate(('low', 'high')): means.insert(2+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
         return means.sort_values('accuracy', ascending=False, kind='stable')
+
+    def _behind(self, models):
+        "By how many points each of `models` is behind the first, and whether that is more than chance"
+        for m in models[1:]:
+            d = self.difference(models[0], m).loc['accuracy']
+            yield f'{d.difference*100:.1f}' + ('' if d.settled else ', may be chance')
 
     def _repr_html_(self): return self.show_table().to_html(escape=False)
     def show_table(self) -> pd.DataFrame:
         "The table as text, for people"
         t = self.table
-        return pd.DataFrame({'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),
+        return pd.DataFrame({'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)], 'points behind':['', *self._behind(t.index)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),
             'parameters':t.parameters.map('{:,.0f}'.format), 'epochs':t.epochs.map('{:.0f}'.format), 'training (s)':t.train_seconds.map('{:,.1f}'.format),
             'inference (pictures/s)':t.pictures_per_second.map('{:,.0f}'.format), 'memory (MB)':t.peak_memory_mb.map('{:,.0f}'.format)})
 
