@@ -13,34 +13,33 @@ from .files import *
 from .intervals import *
 from .evaluation import *
 
-# %% ../nbs/04_curves.ipynb #9fc8f700
+# %% ../nbs/04_curves.ipynb #5b5b6f54
 class Curves:
     "One curve per class, and their averages"
     def __init__(self, kind, curves, table): store_attr()
     def __repr__(self): return self.table.to_string()
     def _repr_html_(self): return self.table.round(4).to_html(na_rep='undefined')
 
-def _one_vs_rest(ev, curve, area, name):
+def _one_vs_rest(ev, area, name):
     "{class: (x, y)} for each class that has both pictures and others, with 'micro'; and a table of areas"
     curves,areas,moved,hot = {},{},[],np.eye(len(ev.vocab), dtype=bool)[ev.targs]
     for i,o in enumerate(ev.vocab):
         if not hot[:,i].any() or hot[:,i].all(): areas[o] = (np.nan,)*3; continue
-        a,m = area(hot[:,i], ev.probs[:,i])
-        curves[o],areas[o] = curve(hot[:,i], ev.probs[:,i]),(a, *area_interval(a, m))
+        a,m,curves[o] = area(hot[:,i], ev.probs[:,i])
+        areas[o] = (a, *area_interval(a, m))
         moved.append(m)
     averages = dict.fromkeys(('micro', 'macro'), (np.nan,)*3)
     if curves:
-        a,m = area(hot.ravel(), ev.probs.ravel())
+        a,m,curve = area(hot.ravel(), ev.probs.ravel())
         mean = np.mean([areas[o][0] for o in curves])
         averages = dict(micro=(a, *area_interval(a, m.reshape(hot.shape).sum(1))), macro=(mean, *area_interval(mean, np.mean(moved, axis=0))))
-        curves = {'micro':curve(hot.ravel(), ev.probs.ravel()), **curves}
+        curves = {'micro':curve, **curves}
     return curves,pd.DataFrame.from_dict({**averages, **areas}, orient='index', columns=[name, 'low', 'high'])
 
 @patch
 def roc(self:Evaluation) -> Curves: # Its `table`: AUC of each class, micro and macro, 0 to 1, with 95% intervals
     "ROC curve of each class against the others"
-    from sklearn.metrics import roc_curve
-    curves,table = _one_vs_rest(self, lambda y,p: roc_curve(y, p)[:2], roc_area, 'AUC')
+    curves,table = _one_vs_rest(self, roc_area, 'AUC')
     grid = np.linspace(0, 1, 201)
     if curves: curves = {'micro':curves.pop('micro'), 'macro':(grid, np.mean([np.interp(grid, *o) for o in curves.values()], axis=0)), **curves}
     return Curves('ROC', curves, table)
@@ -48,8 +47,7 @@ def roc(self:Evaluation) -> Curves: # Its `table`: AUC of each class, micro and 
 @patch
 def precision_recall(self:Evaluation) -> Curves: # Its `table`: average precision of each class, micro and macro, 0 to 1, with 95% intervals
     "Precision-recall curve of each class against the others"
-    from sklearn.metrics import precision_recall_curve
-    return Curves('precision-recall', *_one_vs_rest(self, lambda y,p: precision_recall_curve(y, p)[1::-1], precision_area, 'average precision'))
+    return Curves('precision-recall', *_one_vs_rest(self, precision_area, 'average precision'))
 
 @patch
 def plot(self:Curves,

@@ -127,10 +127,10 @@ def class_intervals(
         res.update({k:scores[k], f'{k} low':lims[0], f'{k} high':lims[1]})
     return pd.DataFrame(res)
 
-# %% ../nbs/04_intervals.ipynb #d2c09959
+# %% ../nbs/04_intervals.ipynb #59d556f7
 def _ranked(y, scores):
     "From the highest score down: order, `y`, positions of the first and last picture of equal score, and how many of `y` are met up to each position"
-    order = np.argsort(-scores, kind='stable')
+    order = np.argsort(-scores) # equals in any order: their first and last positions count
     s,y = scores[order],y[order].astype(float)
     edges = np.flatnonzero(s[1:] != s[:-1])+1
     sizes = np.diff(np.concatenate([[0], edges, [len(s)]]))
@@ -140,8 +140,8 @@ def _ranked(y, scores):
 def roc_area(
     y, # Is the picture of the class? (N,) bool, some of them and not all
     scores, # Higher where the model thinks so, (N,)
-) -> tuple: # Area, 0 to 1; how much each picture moves it (N,), whose squares sum to its variance
-    "Area under the ROC curve, and DeLong's components"
+) -> tuple: # Area, 0 to 1; how much each picture moves it (N,), whose squares sum to its variance; the curve: share of the others, share of the class
+    "Area under the ROC curve, DeLong's components, and the corners of the curve"
     order,y,first,last,tp = _ranked(np.asarray(y), np.asarray(scores))
     p,n = tp[-1],len(y)-tp[-1]
     fp = np.arange(1, len(y)+1)-tp
@@ -150,10 +150,13 @@ def roc_area(
     own = np.where(y == 1, 1-above, above)-area
     with np.errstate(divide='ignore', invalid='ignore'): own = np.where(y == 1, own/np.sqrt(p*(p-1)), own/np.sqrt(n*(n-1)))
     res = np.empty(len(y)); res[order] = own
-    return area,res
+    ends = np.flatnonzero(last == np.arange(len(last)))
+    x,y = np.append(0, fp[ends]),np.append(0, tp[ends])
+    corners = np.flatnonzero(np.concatenate([[True], (np.diff(x, 2) != 0) | (np.diff(y, 2) != 0), [True]]))
+    return area,res,(x[corners]/n, y[corners]/p)
 
-def precision_area(y, scores) -> tuple: # As for `roc_area`
-    "Average precision, and the infinitesimal jackknife's components"
+def precision_area(y, scores) -> tuple: # As for `roc_area`; the curve: recall, precision
+    "Average precision, the infinitesimal jackknife's components, and the precision-recall curve"
     order,y,first,last,tp = _ranked(np.asarray(y), np.asarray(scores))
     p,n = tp[-1],last+1.
     precision = tp[last]/n
@@ -161,7 +164,8 @@ def precision_area(y, scores) -> tuple: # As for `roc_area`
     def below(o): return np.cumsum(o[::-1])[::-1][first] # sum over the pictures that come after it
     own = (y*(precision-area) + y*below(y/n) - below(y*tp[last]/n**2))/p
     res = np.empty(len(y)); res[order] = own
-    return area,res if p > 1 else np.full(len(y), np.nan)
+    ends = np.flatnonzero(last == np.arange(len(last)))
+    return area,res if p > 1 else np.full(len(y), np.nan),(np.append(0, tp[ends]/p), np.append(1, precision[ends]))
 
 def area_interval(
     area, # 0 to 1

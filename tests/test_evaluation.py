@@ -4,6 +4,7 @@ import numpy as np, pytest, sklearn.metrics as skm
 from cnnfast.datasets import digits
 from cnnfast.loading import *
 from cnnfast.training import scratch_learner
+from cnnfast.intervals import *
 from cnnfast.evaluation import *
 from cnnfast.curves import *
 from cnnfast.errors import *
@@ -42,12 +43,18 @@ def test_metrics_are_those_of_sklearn(c):
 
 def test_areas_cover_the_truth():
     "The 95% intervals of AUC and average precision hold the value of a large sample in 93 to 97% of 1,000 small ones"
-    large = evaluation(200_000, 3, seed=1)
-    want,inside = [large.roc().table.AUC['macro'],large.precision_recall().table['average precision']['macro']],[]
+    areas = (roc_area, precision_area)
+    def macro(ev, f):
+        hot = np.eye(3, dtype=bool)[ev.targs]
+        found = [f(hot[:,i], ev.probs[:,i]) for i in range(3)]
+        return np.mean([o[0] for o in found]),np.mean([o[1] for o in found], axis=0)
+    want,inside = [macro(evaluation(200_000, 3, seed=1), f)[0] for f in areas],[]
     for k in range(1000):
-        ev = evaluation(300, 3, seed=10+k)
-        inside.append([t.low['macro'] <= v <= t.high['macro'] for t,v in zip((ev.roc().table, ev.precision_recall().table), want)])
+        lims = [area_interval(*macro(evaluation(300, 3, seed=10+k), f)) for f in areas]
+        inside.append([low <= v <= high for (low,high),v in zip(lims, want)])
     assert all(0.93 <= o <= 0.97 for o in np.mean(inside, axis=0)), np.mean(inside, axis=0)
+    ev = evaluation(300, 3, seed=10)
+    assert ev.roc().table.loc['macro', ['low', 'high']].values == pytest.approx(area_interval(*macro(ev, roc_area)))
 
 def test_calibration_of_a_worked_example():
     "Four pictures, by hand: bins of 0.2"
@@ -105,8 +112,9 @@ def test_figures(c):
     assert (bars == [*np.bincount(ev.targs, minlength=c), *np.bincount(ev.preds, minlength=c)]).all()
     lines = {o.get_label().rsplit(' ', 1)[0]:o for o in ev.roc().plot().lines}
     worst = ev.roc().table.AUC[ev.vocab].idxmin()
-    x,y,_ = skm.roc_curve(ev.targs == ev.vocab.index(worst), ev.probs[:,ev.vocab.index(worst)])
-    np.testing.assert_array_equal(lines[worst].get_xydata(), np.stack([x, y], 1))
+    x,y,_ = skm.roc_curve(ev.targs == ev.vocab.index(worst), ev.probs[:,ev.vocab.index(worst)], drop_intermediate=False)
+    drawn = lines[worst].get_xydata()
+    assert {tuple(o) for o in drawn} <= set(zip(x, y)) and skm.auc(*drawn.T) == pytest.approx(skm.auc(x, y), abs=1e-12)
     bars = [o.get_height() for o in ev.plot_calibration()[0].patches]
     np.testing.assert_array_equal(bars, ev.calibration().accuracy)
 

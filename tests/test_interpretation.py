@@ -100,7 +100,7 @@ def test_patterns_raise_what_they_are_made_for(trained):
     x = torch.from_numpy(pics).permute(0, 3, 1, 2).float()
     x = (x-norm.mean.cpu())/norm.std.cpu()
     own = activations(learn, Shown(x, pics, None, ['a', 'b']), layer)[layer].mean((2, 3))
-    assert np.mean([own[k,c] > np.quantile(real[:,c], 0.9) for k,c in enumerate(channels)]) >= 0.75
+    assert all(own[k,c] > real[:,c].max() for k,c in enumerate(channels))
 
 def test_embeddings_are_what_the_last_layer_gets(trained):
     learn,shown,_ = trained
