@@ -140,7 +140,7 @@ def compared_with(self:Evaluation,
     t.attrs['mcnemar'] = mcnemar(self.preds == self.targs, other.preds == other.targs)
     return t
 
-# %% ../nbs/04_evaluation.ipynb #afad0151
+# %% ../nbs/04_evaluation.ipynb #3d7f8bd9
 @patch
 def most_confused(self:Evaluation, n:int=10) -> pd.DataFrame: # actual, predicted, pictures, share of the actual class
     "The pairs of classes that are most often confused"
@@ -177,7 +177,7 @@ def plot_confusion(self:Evaluation,
     ax.imshow(np.where(np.eye(n, dtype=bool), np.nan_to_num(m), np.nan), cmap='Greens', vmin=0, vmax=max(1e-9, np.nanmax(m))*1.6)
     ax.imshow(wrong, cmap='Reds', vmin=0, vmax=max(1e-9, np.nanmax(wrong))*1.2)
     if n <= 20:
-        for i,j in np.argwhere(m > 0): ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', fontsize=8 if n <= 10 else 6,
+        for i,j in np.argwhere(m > 0): ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', in_layout=False, fontsize=8 if n <= 10 else 6,
                                                  color='white' if i != j and m[i,j] > 0.8*np.nanmax(wrong) else 'black')
     thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)

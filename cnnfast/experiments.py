@@ -172,7 +172,7 @@ def run_recipe(
     learn.opt = None
     return Run(recipe, seed, learn, ev, learn.history(), n_params(learn.model), clock.seconds, inference_speed(learn), memory.mb, ev.name)
 
-# %% ../nbs/09_experiments.ipynb #9f3749ee
+# %% ../nbs/09_experiments.ipynb #8e1ee805
 class Comparison:
     "Several models on the same data"
     def __init__(self, data, runs):
@@ -199,7 +199,9 @@ class Comparison:
 
     def difference(self, a, b) -> pd.DataFrame: # One row per metric: difference, low, high, settled
         "By how much model `a` is better than `b` on the same pictures, and whether that is more than chance (see `paired_difference`)"
-        return self._once(paired_difference, a, b)
+        if a <= b: return self._once(paired_difference, a, b)
+        t = self._once(paired_difference, b, a) # the same resamples, whichever comes first
+        return pd.DataFrame(dict(difference=-t.difference, low=-t.high, high=-t.low, settled=t.settled))
 
     def settled(self, a, b) -> bool: return self.difference(a, b).loc['accuracy', 'settled']
 

@@ -46,7 +46,7 @@ class _Some:
     def __len__(self): return len(self.positions)
     def __getitem__(self, i): return self.items[int(self.positions[i])]
 
-# %% ../nbs/01_inspection.ipynb #b650cd28
+# %% ../nbs/01_inspection.ipynb #4d8262e3
 def thin_labels(axis, labels, most):
     "Label the ticks of `axis` with `labels`, no more than `most` of them"
     step = math.ceil(len(labels)/most)
@@ -73,7 +73,7 @@ def plot_tiles(
             o = np.asarray(o)/(255 if np.asarray(o).dtype == np.uint8 else 1)
             rows,columns = [np.arange(side)*n//side for n in o.shape[:2]]
             canvas[top:top+side, left:left+side] = (o if o.ndim == 3 else o[...,None])[rows][:,columns]
-        if titles: ax.text(left+side/2, top-gap/2, titles[k], ha='center', va='bottom', fontsize=7, color=colors[k] if colors else 'black')
+        if titles: ax.text(left+side/2, top-gap/2, titles[k], ha='center', va='bottom', fontsize=7, color=colors[k] if colors else 'black', in_layout=False)
     ax.imshow(canvas.clip(0, 1)); ax.axis('off')
     if title: ax.set_title(title, fontsize=9)
     return ax

@@ -7,8 +7,9 @@ Docs: https://cnnfast.github.io/cnnfast/reports.html.md"""
 # %% auto #0
 __all__ = ['conclusion', 'figure_png', 'html_escape', 'write_report']
 
-# %% ../nbs/10_reports.ipynb #045082ef
+# %% ../nbs/10_reports.ipynb #e9134503
 import base64, io, time
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastai.vision.all import *
 from .files import *
 from .datasets import *
@@ -88,7 +89,7 @@ def plot_costs(self:Comparison,
     ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/10_reports.ipynb #6a8b00b7
+# %% ../nbs/10_reports.ipynb #a97286d6
 def figure_png(
     draw, *args, # Called with `args` and `kwargs`, returns a figure, an axis or several of one figure
     dpi:int=110,
@@ -97,9 +98,11 @@ def figure_png(
     "What `draw` draws, off screen, as a PNG file"
     with plt.ioff(): o = draw(*args, **kwargs)
     fig,buf = o if isinstance(o, plt.Figure) else np.ravel(o)[0].figure,io.BytesIO()
-    layout = fig.get_layout_engine()
-    if layout: layout.execute(fig); fig.set_layout_engine('none') # once is enough
-    fig.savefig(buf, format='png', dpi=dpi, bbox_inches=None if layout else 'tight')
+    fig.set_dpi(dpi)
+    if layout := fig.get_layout_engine(): layout.execute(fig); fig.set_layout_engine('none') # once is enough
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw() # `savefig` would draw it twice
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[...,:3]).save(buf, 'png')
     plt.close(fig)
     return buf.getvalue()
 
@@ -140,35 +143,36 @@ def _metrics_table(ev, roc, pr):
 def _failures(run, what):
     "Where the model fails: pictures and pairs of classes"
     ev = run.evaluation
-    kinds = dict(top_losses='Pictures with the highest losses', wrong='Wrong predictions, drawn by chance', right='Right predictions, drawn by chance', least_certain='Pictures of which the model is least certain')
+    kinds = dict(top_losses='Pictures with the highest losses', wrong='Wrong predictions, drawn by chance', least_certain='Pictures of which the model is least certain')
     res = dict(confused=_table(ev.most_confused(10).assign(share=lambda t: t.share.map('{:.1%}'.format)), index=False))
     for k,alt in kinds.items():
         if len(ev.picked(k, 1)): res[k] = _drawn(f'{alt}, {what}, with what they are and what was predicted', ev.plot_pictures, k, 12 if k in ('top_losses', 'wrong') else 6)
     return res
 
-def _inside(run, what):
-    "What the model looks at, and what its layers make of it; nothing where it has no convolution"
+def _inside(run, what, first):
+    "What the model looks at, and what its layers make of it; of the `first` model also the embeddings, which take a second; nothing where it has no convolution"
     learn,ev = run.learn,run.evaluation
     if not any(isinstance(o, nn.Conv2d) for o in learn.model.modules()): return None
     rows = [*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index]
     shown = look_at(learn, list(dict.fromkeys(rows)), ev.split)
-    return dict(maps=_drawn(f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class', plot_maps, learn, shown),
-                activations=_drawn(f'Activations of some channels of each stage for one picture, {what}', plot_activations, learn, shown),
-                filters=_drawn(f'Filters of the first convolution, {what}', plot_filters, learn),
-                embeddings=_drawn(f'Embeddings of the last layer in two dimensions, {what}, coloured by class', plot_embeddings, learn, ev.split, 500))
+    res = dict(maps=_drawn(f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class', plot_maps, learn, shown),
+               activations=_drawn(f'Activations of some channels of each stage for one picture, {what}', plot_activations, learn, shown),
+               filters=_drawn(f'Filters of the first convolution, {what}', plot_filters, learn))
+    if first: res['embeddings'] = _drawn(f'Embeddings of the last layer in two dimensions, {what}, coloured by class', plot_embeddings, learn, ev.split, 500)
+    return res
 
-def _model_section(run):
+def _model_section(run, first):
     "What the page says of one model"
     ev,r = run.evaluation,run.recipe
     how,what = f'fine-tuned from {"a checkpoint" if r.weights else "pretrained weights"}' if r.transfers else 'trained from scratch',f'{run.title} on {ev.split}'
     roc,pr = ev.roc(),ev.precision_recall()
     return dict(title=run.title, summary=f'{how}, {run.parameters:,} parameters, {len(run.history)} epochs, seed {run.seed}: {ev.metrics["accuracy"]:.2%} on {ev.split}.',
-        metrics=_metrics_table(ev, roc, pr), failures=_failures(run, what), inside=_inside(run, what),
+        metrics=_metrics_table(ev, roc, pr), failures=_failures(run, what), inside=_inside(run, what, first),
         curves=_drawn(f'Learning curves of {run.title}: loss and accuracy on train and valid by epoch', plot_history, run.history),
         confusion=[_drawn(f'Confusion matrix of {what}, {"share of each actual class" if o else "number of pictures"}', ev.plot_confusion, o) for o in (False, True)],
         counts=_drawn(f'Histogram of actual and predicted classes, {what}', ev.plot_counts), thresholds=_drawn(f'ROC and precision-recall curves of {what}, one class against the others', _both_curves, roc, pr),
         calibration=_drawn(f'Reliability diagram of {what}: share that is right by the probability of the predicted class', ev.plot_calibration),
-        per_class=_table(ev.per_class.join([roc.table.AUC, pr.table['average precision']]), float_format='{:.3f}'.format, na_rep='undefined'), layers=_table(_layers(run.learn), index=False))
+        per_class=_table(ev.per_class.assign(support=ev.per_class.support.map('{:,}'.format)).join([roc.table.AUC, pr.table['average precision']]), float_format='{:.3f}'.format, na_rep='undefined'), layers=_table(_layers(run.learn), index=False))
 
 def _data_section(data):
     c = data.counts
@@ -177,14 +181,14 @@ def _data_section(data):
     return dict(summary=repr(data), classes=len(data.vocab), counts=_table(pd.concat([c.assign(share=shares), pd.DataFrame([[*c.sum(), '100%']], columns=[*c, 'share'], index=['all'])])),
                 samples=_drawn(f'Sample training pictures of {data.name}, one class a row', data.show), left_out=left_out)
 
-# %% ../nbs/10_reports.ipynb #fef4885a
+# %% ../nbs/10_reports.ipynb #dfefdcf4
 _TEMPLATE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title|e }}</title>
 <style>
 :root { color-scheme: light; --line: #d5d9de; --soft: #f4f6f8; --ink: #1c2733 }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 68rem; margin: 0 auto; padding: 1rem 1.2rem 4rem }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 78rem; margin: 0 auto; padding: 1rem 1.2rem 4rem }
 h1 { font-size: 1.7rem; margin: .6rem 0 0 } h2 { margin-top: 2.4rem; border-bottom: 1px solid var(--line) } .note { color: #5a6673; font-size: .9rem }
-img { max-width: 100%; height: auto } .scroll { overflow-x: auto }
+img { display: block; max-width: 100%; height: auto; margin: .8rem 0 } .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums } th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
 tbody th, thead th:first-child { text-align: left } thead th { background: var(--soft) }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0; cursor: pointer } th[aria-sort=descending] button::after { content: ' ▾' } th[aria-sort=ascending] button::after { content: ' ▴' }
@@ -214,7 +218,7 @@ nav a { margin-right: 1rem } .answer { background: var(--soft); border-left: 4px
 {{ m.curves }}
 {{ m.confusion[0] }}
 <details><summary>Report for each class</summary>{{ m.per_class }}</details>
-<details><summary>Where it fails: pictures, and classes that are confused</summary>{{ m.failures.confused }}{{ m.failures.top_losses }}{{ m.failures.wrong }}{{ m.failures.right }}{{ m.failures.least_certain }}
+<details><summary>Where it fails: pictures, and classes that are confused</summary>{{ m.failures.confused }}{{ m.failures.top_losses }}{{ m.failures.wrong }}{{ m.failures.least_certain }}
 <p class="note">The highest losses are confident mistakes; look among them for pictures with wrong labels.</p></details>
 <details><summary>How sure it is: curves over thresholds, calibration, predicted and actual classes</summary>{{ m.thresholds }}{{ m.calibration }}{{ m.confusion[1] }}{{ m.counts }}</details>
 {% if m.inside %}<details><summary>What it looks at: activation maps, activations, filters, embeddings</summary>{{ m.inside.maps }}
@@ -262,7 +266,7 @@ def write_report(
         interval=f"The intervals say how far another choice of test pictures and of seeds would move the accuracy (Wilson's over the pictures, Student's over {n} seeds)." if n > 1 else 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.',
         memory='Memory is the peak allocated on the GPU.' if device and torch.device(device).type == 'cuda' else 'Memory is the peak of the whole process, data included.',
         costs=_drawn('Accuracy with its 95% interval against training time, for each model', comparison.plot_costs), curves=_drawn('Learning curves of all models: loss and accuracy by epoch', comparison.plot_histories),
-        split=comparison.split, data=_data_section(comparison.data), models=[_model_section(o) for o in firsts])
+        split=comparison.split, data=_data_section(comparison.data), models=[_model_section(o, o is firsts[0]) for o in firsts])
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
 

@@ -19,7 +19,7 @@ def test_coverage():
     rng,p = np.random.default_rng(0),confusion_of(0)
     want,inside = truth(p),{}
     for k in range(1000):
-        t = metric_intervals(*drawn(rng, p, 1000), 5, n_resamples=1000, seed=k)
+        t = metric_intervals(*drawn(rng, p, 1000), 5, n_resamples=500, seed=k)
         for m,v in want.items(): inside.setdefault(m, []).append(t.low[m] <= v <= t.high[m])
     assert all(0.93 <= np.mean(o) <= 0.97 for o in inside.values()), {m:np.mean(o) for m,o in inside.items()}
 
@@ -33,7 +33,7 @@ def test_coverage_of_differences():
         targs,a = drawn(rng, p, 500)
         other = confusion_of(2)/confusion_of(2).sum(1, keepdims=True)
         b = np.where(rng.random(500) < again, (rng.random((500, 1)) > other[targs].cumsum(1)).sum(1), a)
-        o = paired_difference(targs, a, b, 5, n_resamples=1000, seed=k).loc['accuracy']
+        o = paired_difference(targs, a, b, 5, n_resamples=500, seed=k).loc['accuracy']
         inside.append(o.low <= want <= o.high)
     assert 0.93 <= np.mean(inside) <= 0.97
 
