@@ -56,7 +56,7 @@ def look_at(
     learn.model.to(b[0].device).eval()
     return Shown(b[0].as_subclass(Tensor), _for_people(dl, b[0]), b[1].cpu().numpy() if known else None, list(learn.dls.vocab))
 
-# %% ../nbs/05_interpretation.ipynb #8f061148
+# %% ../nbs/05_interpretation.ipynb #6cc1230e
 def find_layer(model, name) -> nn.Module:
     "The layer called `name`"
     layers = dict(model.named_modules())
@@ -64,11 +64,11 @@ def find_layer(model, name) -> nn.Module:
     raise ValueError(f'There is no layer {name!r}: {nearest(name, [o for o in layers if o])}')
 
 @contextmanager
-def _outputs(model, keep=noop):
-    "{name: output} of each layer that is called, in order; `keep` says what to keep of an output"
+def _outputs(model, keep=noop, layers=None):
+    "{name: output} of each layer that is called, or of `layers`, in order; `keep` says what to keep of an output"
     out,hooks = {},[]
     for name,m in model.named_modules():
-        if name: hooks.append(m.register_forward_hook(lambda m, i, o, name=name: out.update({name:keep(o)}) if isinstance(o, Tensor) else None))
+        if name and (layers is None or name in layers): hooks.append(m.register_forward_hook(lambda m, i, o, name=name: out.update({name:keep(o)}) if isinstance(o, Tensor) else None))
     try: yield out
     finally:
         for o in hooks: o.remove()
@@ -100,8 +100,8 @@ def activations(
     model = learn.model.eval()
     layers = listify(layers) or list(stages(model, shown.x))
     for o in layers: find_layer(model, o)
-    with torch.no_grad(), _outputs(model, lambda o: o.clone()) as out: model(shown.x)
-    maps = {o:as_map(out[o]) for o in layers}
+    with torch.no_grad(), _outputs(model, lambda o: o.clone(), layers) as out: model(shown.x)
+    maps = {o:as_map(out[o]) if o in out else None for o in layers}
     if flat := [o for o,m in maps.items() if m is None]: raise ValueError(f'{few(flat)}: puts out no map over the picture')
     return {k:v.float().cpu().numpy() for k,v in maps.items()}
 

@@ -89,7 +89,7 @@ def plot_costs(self:Comparison,
     ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/10_reports.ipynb #a97286d6
+# %% ../nbs/10_reports.ipynb #15ccdbfe
 def figure_png(
     draw, *args, # Called with `args` and `kwargs`, returns a figure, an axis or several of one figure
     dpi:int=110,
@@ -155,10 +155,14 @@ def _inside(run, what, first):
     if not any(isinstance(o, nn.Conv2d) for o in learn.model.modules()): return None
     rows = [*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index]
     shown = look_at(learn, list(dict.fromkeys(rows)), ev.split)
-    res = dict(maps=_drawn(f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class', plot_maps, learn, shown),
-               activations=_drawn(f'Activations of some channels of each stage for one picture, {what}', plot_activations, learn, shown),
-               filters=_drawn(f'Filters of the first convolution, {what}', plot_filters, learn))
-    if first: res['embeddings'] = _drawn(f'Embeddings of the last layer in two dimensions, {what}, coloured by class', plot_embeddings, learn, ev.split, 500)
+    figures = {f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class':(plot_maps, learn, shown),
+               f'Activations of some channels of each stage for one picture, {what}':(plot_activations, learn, shown),
+               f'Filters of the first convolution, {what}':(plot_filters, learn)}
+    if first: figures[f'Embeddings of the last layer in two dimensions, {what}, coloured by class'] = (plot_embeddings, learn, ev.split, 500)
+    res = []
+    for alt,o in figures.items():
+        try: res.append(_drawn(alt, *o))
+        except (ValueError, RuntimeError) as e: res.append(f'<p class="note">{html_escape(alt)}: not drawn ({html_escape(e)})</p>') # of a network from elsewhere; the rest is worth having
     return res
 
 def _model_section(run, first):
@@ -181,7 +185,7 @@ def _data_section(data):
     return dict(summary=repr(data), classes=len(data.vocab), counts=_table(pd.concat([c.assign(share=shares), pd.DataFrame([[*c.sum(), '100%']], columns=[*c, 'share'], index=['all'])])),
                 samples=_drawn(f'Sample training pictures of {data.name}, one class a row', data.show), left_out=left_out)
 
-# %% ../nbs/10_reports.ipynb #dfefdcf4
+# %% ../nbs/10_reports.ipynb #96b92b5b
 _TEMPLATE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title|e }}</title>
 <style>
@@ -221,9 +225,9 @@ nav a { margin-right: 1rem } .answer { background: var(--soft); border-left: 4px
 <details><summary>Where it fails: pictures, and classes that are confused</summary>{{ m.failures.confused }}{{ m.failures.top_losses }}{{ m.failures.wrong }}{{ m.failures.least_certain }}
 <p class="note">The highest losses are confident mistakes; look among them for pictures with wrong labels.</p></details>
 <details><summary>How sure it is: curves over thresholds, calibration, predicted and actual classes</summary>{{ m.thresholds }}{{ m.calibration }}{{ m.confusion[1] }}{{ m.counts }}</details>
-{% if m.inside %}<details><summary>What it looks at: activation maps, activations, filters, embeddings</summary>{{ m.inside.maps }}
+{% if m.inside %}<details><summary>What it looks at: activation maps, activations, filters, embeddings</summary>{{ m.inside[0] }}
 <p class="note">Red is what speaks for the predicted class. A map says where, never what: a model that knows ships by the water they float on has maps on the water.</p>
-{{ m.inside.activations }}{{ m.inside.filters }}{{ m.inside.embeddings }}</details>{% endif %}
+{% for o in m.inside[1:] %}{{ o }}{% endfor %}</details>{% endif %}
 <details><summary>Layers</summary>{{ m.layers }}</details>
 </details>
 {% endfor %}

@@ -99,7 +99,8 @@ def test_table_balanced_and_augmented(photos, tmp_path):
     files = [o for o in sorted(photos.rglob('*.png')) if o.parent.name == 'temple' or int(o.stem[:3]) < 64]
     pd.DataFrame(dict(file=[o.relative_to(photos) for o in files], label=[o.parent.name for o in files])).to_csv(photos/'labels.csv', index=False)
     out = tmp_path/'out'
-    assert (res := cnnfast_here('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--out', out)).returncode == 0, res.stderr
+    assert (res := cnnfast_here('run', photos/'labels.csv', '--models', 'cnn', '--epochs', 1, '--seeds', 1, '--balance', 'weighted', '--augment', 'strong', '--slides', '--out', out)).returncode == 0, res.stderr
+    assert (out/'report.pptx').stat().st_size > 50_000 and 'report.pptx' in res.stdout
     assert 'classes drawn evenly' in res.stdout and (out/'report.html').exists()
     config = json.loads((out/'cnn'/'seed-0'/'config.json').read_text())
     assert config['mix'] == 'cutmix' and config['data']['weighted'] and any('Cutout' in o for o in config['augment'])
