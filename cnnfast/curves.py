@@ -13,7 +13,7 @@ from .files import *
 from .intervals import *
 from .evaluation import *
 
-# %% ../nbs/04_curves.ipynb #5b5b6f54
+# %% ../nbs/04_curves.ipynb #18d04fd9
 class Curves:
     "One curve per class, and their averages"
     def __init__(self, kind, curves, table): store_attr()
@@ -66,7 +66,7 @@ def plot(self:Curves,
     roc = self.kind == 'ROC'
     if roc: ax.plot([0, 1], [0, 1], color='0.6', lw=0.8, ls=':')
     ax.set(xlabel='share of the other pictures' if roc else 'recall', ylabel='share of the class' if roc else 'precision', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False, title=f'{self.table.columns[0]}{"" if len(named) == len(classes) else f", the {n} worst of {len(classes)} classes"}', title_fontsize=8)
+    if self.curves: ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False, title=f'{self.table.columns[0]}{"" if len(named) == len(classes) else f", the {n} worst of {len(classes)} classes"}', title_fontsize=8)
     ax.grid(alpha=0.3)
     return ax
 

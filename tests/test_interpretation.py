@@ -38,7 +38,7 @@ def trained():
 
 def share_inside(maps, boxes):
     "Share of the positive mass of each map that lies in its box"
-    return np.array([m.clip(0)[t:t+PATCH, l:l+PATCH].sum()/m.clip(0).sum() for m,(t,l) in zip(maps, boxes)])
+    return np.array([m.clip(0)[t:t+PATCH, l:l+PATCH].sum()/max(1e-12, m.clip(0).sum()) for m,(t,l) in zip(maps, boxes)])
 
 def test_maps_point_at_what_decides(trained):
     "Grad-CAM: at least 80% of the positive mass inside the box, which is a fifth of the picture"

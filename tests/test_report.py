@@ -11,7 +11,7 @@ BROWSER = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'g
 needs_browser = pytest.mark.skipif(BROWSER is None, reason='needs chromium (or chrome) on the PATH')
 
 @pytest.fixture(scope='module')
-def comparison(): return compare(digits(), ['ann', 'cnn', 'tiny_resnet'], seeds=1, epochs=3, verbose=False)
+def comparison(): return compare(digits(), ['ann', 'cnn', 'tiny_resnet'], seeds=1, epochs=2, verbose=False)
 
 @pytest.fixture(scope='module')
 def path(comparison, tmp_path_factory): return comparison.report(tmp_path_factory.mktemp('report')/'report.html')
