@@ -54,12 +54,12 @@ def _parser():
     m.add_argument('filter', nargs='?', default='', help='only names that contain this; * stands for anything')
     return p
 
-# %% ../nbs/11_cli.ipynb #0eb457e5
+# %% ../nbs/11_cli.ipynb #a5f09170
 def _import_all():
     "Import the package; to look for garbage in what stays until the end would take longer"
     gc.disable()
-    import cnnfast.slides, cnnfast.standard
-    gc.enable()
+    try: import cnnfast.slides, cnnfast.standard
+    finally: gc.enable()
 
 def _free_name(stem):
     "`stem`, or the first of stem-2, stem-3, … that does not exist; and the last one that does, or None"
