@@ -15,8 +15,8 @@ from .loading import *
 from .inspection import *
 from .evaluation import *
 
-# %% ../nbs/04_errors.ipynb #7bc282e7
-_KINDS = dict(top_losses='the highest losses', wrong='wrong predictions', right='right predictions', least_certain='the lowest probabilities of the predicted class', most_certain='the highest ones')
+# %% ../nbs/04_errors.ipynb #8cf584fc
+_KINDS = dict(top_losses='the highest losses', wrong='wrong predictions', right='right predictions', least_certain='the lowest probabilities of the predicted class', most_certain='the highest probabilities of the predicted class')
 
 @patch
 def picked(self:Evaluation,
