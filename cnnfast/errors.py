@@ -15,7 +15,7 @@ from .loading import *
 from .inspection import *
 from .evaluation import *
 
-# %% ../nbs/04_errors.ipynb #8cf584fc
+# %% ../nbs/04_errors.ipynb #8767688d
 _KINDS = dict(top_losses='the highest losses', wrong='wrong predictions', right='right predictions', least_certain='the lowest probabilities of the predicted class', most_certain='the highest probabilities of the predicted class')
 
 @patch
@@ -54,7 +54,7 @@ def plot_pictures(self:Evaluation,
     **kwargs,
 ):
     "Draw pictures with what they are, and what the model says with what probability, in red where it is wrong"
-    if getattr(self, 'dl', None) is None: raise ValueError('This evaluation has no pictures: it was not made by evaluate(learn)')
+    if self.dl is None: raise ValueError('This evaluation has no pictures: it was not made by evaluate(learn)')
     t = self.picked(kind, n, of, **kwargs)
     titles = [f'{str(o.predicted)[:17]} {o.probability:.0%}\nis {str(o.actual)[:17]}' if o.predicted != o.actual else f'{str(o.actual)[:17]}\n{o.probability:.0%}' for o in t.itertuples()]
     return plot_tiles(split_pictures(self.dl, t.index), titles, cols, colors=['black' if o else 'firebrick' for o in t.predicted == t.actual],

@@ -89,7 +89,7 @@ def plot_costs(self:Comparison,
     ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/10_reports.ipynb #d8dbde03
+# %% ../nbs/10_reports.ipynb #7bcf52e0
 def figure_png(
     draw, *args, # Called with `args` and `kwargs`, returns a figure, an axis or several of one figure
     dpi:int=110,
@@ -157,7 +157,7 @@ def _failures(run, what):
 def _inside(run, what, first):
     "What the model looks at, and what its layers make of it; of the `first` model also the embeddings, which take a second; nothing where it has no convolution"
     learn,ev = run.learn,run.evaluation
-    if not any(isinstance(o, nn.Conv2d) for o in learn.model.modules()): return None
+    if not has_filters(learn.model): return None
     rows = [*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index]
     shown = look_at(learn, list(dict.fromkeys(rows)), ev.split)
     figures = {f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class':(plot_maps, learn, shown),

@@ -17,7 +17,7 @@ from .interpretation import *
 from .experiments import *
 from .reports import *
 
-# %% ../nbs/10_slides.ipynb #accdfc9c
+# %% ../nbs/10_slides.ipynb #35b22e39
 def check_slides():
     "Raise `ImportError` where slides cannot be written"
     try: import pptx
@@ -28,17 +28,16 @@ class _Slides:
     def __init__(self):
         check_slides()
         from pptx import Presentation
-        from pptx.util import Inches
-        self.inch,self.deck = Inches,Presentation()
+        from pptx.util import Inches, Pt
+        self.inch,self.pt,self.deck = Inches,Pt,Presentation()
         self.deck.slide_width,self.deck.slide_height = Inches(13.333),Inches(7.5)
 
-    def _text(self, slide, top, height, paragraphs, size, bold=False):
-        from pptx.util import Pt
+    def _text(self, slide, top, height, paragraphs, size):
         frame = slide.shapes.add_textbox(self.inch(0.6), self.inch(top), self.inch(12.1), self.inch(height)).text_frame
         frame.word_wrap = True
         for k,o in enumerate(paragraphs):
             p = frame.paragraphs[0] if k == 0 else frame.add_paragraph()
-            p.text,p.font.size,p.font.bold,p.space_after = str(o),Pt(size),bold,Pt(size/2)
+            p.text,p.font.size,p.space_after = str(o),self.pt(size),self.pt(size/2)
 
     def add(self, title, text=(), table=None, png=None, alt='', first=False):
         "One slide"
@@ -46,20 +45,18 @@ class _Slides:
         box = slide.shapes.title
         box.left,box.top,box.width,box.height = [self.inch(o) for o in (0.6, 2.4 if first else 0.35, 12.1, 1.1)]
         box.text_frame.word_wrap,box.text = True,title
-        from pptx.util import Pt
-        for p in box.text_frame.paragraphs: p.font.size,p.font.bold,p.alignment = Pt(36 if first else 28 if len(title) < 90 else 22),True,1
+        for p in box.text_frame.paragraphs: p.font.size,p.font.bold,p.alignment = self.pt(36 if first else 28 if len(title) < 90 else 22),True,1
         if text: self._text(slide, 3.6 if first else 1.6 if png is None and table is None else 6.6, 0.6, text, 20 if png is None else 14)
         if table is not None: self._table(slide, table)
         if png is not None: self._figure(slide, png, alt, 6.5 if text else 7.2)
 
     def _table(self, slide, df):
-        from pptx.util import Pt
         df = df.reset_index()
         t = slide.shapes.add_table(len(df)+1, len(df.columns), self.inch(0.6), self.inch(1.7), self.inch(12.1), self.inch(0.45*(len(df)+1))).table
         for j,col in enumerate(df.columns):
             for i,o in enumerate([col if col != 'index' else '', *df[col]]):
                 t.cell(i, j).text = str(o)
-                t.cell(i, j).text_frame.paragraphs[0].font.size = Pt(15 if len(df) < 10 else 11)
+                t.cell(i, j).text_frame.paragraphs[0].font.size = self.pt(15 if len(df) < 10 else 11)
 
     def _figure(self, slide, png, alt, bottom, top=1.55, left=0.6, width=12.1):
         pic = slide.shapes.add_picture(io.BytesIO(png), 0, 0)
@@ -89,7 +86,7 @@ def write_slides(
     mistake = f'The most frequent mistake of {best.title}: {pair.actual.iloc[0]} taken for {pair.predicted.iloc[0]}' if len(pair) else f'{best.title} makes no mistake on {comparison.split}'
     deck.add(mistake, png=figure_png(ev.plot_confusion, True, dpi=150), alt=f'Confusion matrix of {what}, share of each actual class')
     deck.add(f'What {best.title} is most wrong about', png=figure_png(ev.plot_pictures, 'top_losses', 12, dpi=150), alt=f'Pictures with the highest losses, {what}')
-    if any(isinstance(o, nn.Conv2d) for o in best.learn.model.modules()):
+    if has_filters(best.learn.model):
         looked = look_at(best.learn, list(ev.picked('right', 7).index), ev.split)
         deck.add(f'What speaks for the class, in the eyes of {best.title}', ['Grad-CAM: red is what speaks for the predicted class. It says where, not what.'], png=figure_png(plot_maps, best.learn, looked, dpi=150), alt=f'Class activation maps over pictures, {what}')
     deck.add('Accuracy against training time', says[1:2] if len(t) > 1 else (), png=figure_png(comparison.plot_costs, dpi=150), alt='Accuracy with its 95% interval against training time, for each model')

@@ -130,10 +130,11 @@ def test_confused_classes_stand_together():
     t = ev.most_confused(40)
     assert {(int(a), int(b)) for a,b in zip(t.actual, t.predicted)} <= {(a, other[a]) for a in range(40)} and t.pictures.is_monotonic_decreasing
 
-def test_pictures():
+@pytest.mark.parametrize('in_memory', (True, False))
+def test_pictures(in_memory):
     "The pictures drawn are those of the table, as they lie in the data set"
     data = digits()
-    learn = scratch_learner(data.dataloaders(bs=32), 'ann', seed=0)
+    learn = scratch_learner(data.dataloaders(bs=32, in_memory=in_memory), 'ann', seed=0)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1)
     ev = evaluate(learn)
     t = ev.picked('top_losses', 6)
