@@ -5,7 +5,7 @@
 """
 __version__ = "0.1.0"
 
-_modules = ('files', 'pictures', 'datasets', 'folders', 'standard', 'augmentation', 'loading', 'inspection', 'backbone', 'models', 'optimizers', 'callbacks', 'weights', 'checkpoints', 'training', 'transfer', 'intervals', 'evaluation', 'curves', 'errors', 'interpretation', 'saving', 'experiments', 'reports', 'slides')
+_modules = ('files', 'pictures', 'datasets', 'folders', 'standard', 'augmentation', 'loading', 'inspection', 'backbone', 'models', 'optimizers', 'callbacks', 'weights', 'checkpoints', 'training', 'transfer', 'intervals', 'evaluation', 'curves', 'errors', 'interpretation', 'saving', 'combining', 'ensembling', 'submissions', 'likeness', 'autoencoder', 'latents', 'experiments', 'followup', 'reports', 'slides')
 
 def _load():
     "Every public name of `fastai.vision.all` and of the modules above"

@@ -27,6 +27,7 @@ def _parser():
     r.add_argument('--seed', type=int, default=0, help='the first seed; by default 0')
     r.add_argument('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
     r.add_argument('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs pip install cnnfast[slides])')
+    r.add_argument('--autoencoder', action='store_true', help='train autoencoders on the best model, too: what it keeps of a picture, and what it looks at')
     r.add_argument('--resume', action='store_true', help='go on with a run that was broken off, in the folder it wrote to: finished models are not trained again')
     r.add_argument('--bs', type=int, help='batch size')
     r.add_argument('--lr', type=float, help='maximum learning rate; by default what suits each model')
@@ -45,6 +46,16 @@ def _parser():
     q.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of them')
     q.add_argument('--out', help='write the csv to this file instead of printing it')
     q.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
+    s = sub.add_parser('submit', help='label the test pictures of a competition', description='Write a csv of ids and labels for pictures without labels, with one model or with several as an ensemble.')
+    s.add_argument('models', nargs='+', metavar='MODEL', help='folders of models, or folders of several, like cnnfast-cifar100/fast_cnn; or the folder of an ensemble')
+    s.add_argument('--pictures', required=True, metavar='DATA', help='a folder of pictures, or a data set whose test set has no labels: cifar100, tiny_imagenet, or a folder or table of your own with such pictures')
+    s.add_argument('--path', nargs='+', help='where the data set lies on disk')
+    s.add_argument('--how', help='how to combine several models: mean, logits or vote; weights or stack, which are fitted on the validation pictures of a data set; by default mean')
+    s.add_argument('--sample', metavar='FILE', help="the competition's sample file, whose header, ids and order are taken over")
+    s.add_argument('--labels', help='names or numbers; by default what the sample file shows, or names')
+    s.add_argument('--tta', action='store_true', help='show each model every picture shifted and, where training mirrored pictures, mirrored as well')
+    s.add_argument('--out', default='submission.csv', help='the csv file to write, which must not exist; by default %(default)s')
+    s.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
     sub.add_parser('datasets', help='list the data sets')
     c = sub.add_parser('check', help='look for broken pictures, duplicates and leaks', description='Summarise a data set and look for unreadable and blank pictures, duplicates within and across splits, and classes too small to split. Exits 1 where a picture stands in two splits or in two classes.')
     c.add_argument('data', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or a csv file of your own pictures')
@@ -105,7 +116,7 @@ def _run(args):
     out = Path(args.out or (args.resume and last) or free)
     n = args.seeds or default_seeds(len(data.splits['train']))
     res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume, weights=weights, pretrained=not args.no_pretrained,
-                  lr=args.lr, patience=args.patience, budget=args.memory, device=args.device, **kwargs)
+                  lr=args.lr, patience=args.patience, budget=args.memory, device=args.device, autoencoder=args.autoencoder, **kwargs)
     if args.slides: res.slides(out/'report.pptx')
     print(f'\n{res.show_table().to_string()}\n\nThe report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else ''))
 
@@ -135,9 +146,35 @@ def _predict(args):
     _import_all()
     from cnnfast.files import whole_file
     from cnnfast.saving import load_model
-    table = load_model(args.model, args.device).predict(args.files)
+    model = load_model(args.model, args.device)
+    if not hasattr(model, 'predict_proba'): raise ValueError(f'{args.model} holds an {model.kind}, which names no classes: give the folder of a classifier or an ensemble')
+    table = model.predict(args.files)
     if not args.out: return table.to_csv(sys.stdout, index=False, float_format='%.4f')
     with whole_file(args.out) as f: table.to_csv(f, index=False, float_format='%.4f')
+
+def _to_label(args):
+    "The pictures to label: those in a folder, or the data set that has them"
+    from cnnfast.standard import DATASETS, load_data
+    folder = Path(args.pictures)
+    if args.pictures not in DATASETS and folder.is_dir() and not (folder/'train').is_dir(): return folder
+    return load_data(args.pictures, _one(args.path), **(dict(split='kaggle') if args.pictures == 'cifar100' else {}))
+
+def _submit(args):
+    if Path(args.out).exists(): raise FileExistsError(f'{args.out} exists already: choose another name with --out, or remove it')
+    if args.device: _check_device(args.device)
+    _import_all()
+    from cnnfast.ensembling import ensemble
+    from cnnfast.saving import load_model
+    from cnnfast.submissions import submission
+    whole = len(args.models) == 1 and (Path(args.models[0])/'config.json').exists() and not (args.how or args.tta) # an ensemble as it was saved
+    model = load_model(args.models[0], args.device) if whole else ensemble(args.models, tta=args.tta, device=args.device)
+    data = _to_label(args)
+    if args.how in ('weights', 'stack'):
+        if isinstance(data, Path): raise ValueError(f'--how {args.how} is fitted on validation pictures, and {data} has none: give a data set, or use --how mean')
+        model = model.on(data.dataloaders(device=args.device))
+    if args.how: model = model.combine(args.how)
+    table = submission(model, data, args.out, args.sample, args.labels)
+    print(f'{len(table):,} pictures labelled: {args.out}')
 
 def _datasets(args):
     from cnnfast.standard import DATASETS
@@ -163,7 +200,7 @@ def main(argv=None):
     warnings.showwarning = _show_warning
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
-    try: return dict(run=_run, check=_check, predict=_predict, datasets=_datasets, models=_models)[args.command](args) or 0
+    try: return dict(run=_run, check=_check, predict=_predict, submit=_submit, datasets=_datasets, models=_models)[args.command](args) or 0
     except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`

@@ -284,5 +284,5 @@ def dataloaders(self:ImageData,
     if self.weighted: each[0]['wgts'] = 1/np.bincount(self.targs[train])[self.targs[train]]
     if in_memory or self.weighted: kwargs.update(dl_type=MemoryDL, dl_kwargs=each)
     dls = _datasets(self, block).dataloaders(after_item=block.item_tfms, after_batch=block.batch_tfms, **kwargs)
-    dls.mix = mix
+    dls.mix,dls.unlabelled = mix,self.unlabelled
     return dls
