@@ -6,7 +6,7 @@ Docs: https://cnnfast.github.io/cnnfast/experiments.html.md"""
 
 # %% auto #0
 __all__ = ['VARIANTS', 'Recipe', 'default_epochs', 'default_bs', 'default_seeds', 'PeakMemory', 'inference_speed', 'TrainSeconds',
-           'Run', 'run_recipe', 'Comparison', 'save_run', 'load_run', 'compare']
+           'Run', 'fit_with_bar', 'run_recipe', 'Comparison', 'save_run', 'load_run', 'compare']
 
 # %% ../nbs/09_experiments.ipynb #1ecfe8fe
 import json, threading, time
@@ -25,6 +25,7 @@ from .transfer import *
 from .intervals import *
 from .evaluation import *
 from .saving import *
+from .autoencoder import *
 
 # %% ../nbs/09_experiments.ipynb #afdd7df3
 @dataclass
@@ -143,6 +144,18 @@ class Run:
         return dict(model=self.title, seed=self.seed, epochs=len(self.history), **self.evaluation.metrics, parameters=self.parameters,
                     train_seconds=self.train_seconds, pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
 
+def fit_with_bar(
+    learn, # A `Learner` with an `EpochLog`
+    epochs:int, # In all
+    desc:str, # What the bar says
+    fit, # Called without arguments: trains `learn`
+    cbs=(), # Further callbacks
+):
+    "Train with one progress bar for all epochs, instead of fastai's bar and log"
+    bar = _Bar(desc, epochs*len(learn.dls.train))
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs([bar, *cbs]): fit()
+    if bar.bar: bar.bar.close()
+
 def _rebatched(dls, bs):
     "`dls` in batches of `bs`"
     if bs > len(dls.train_ds): raise ValueError(f'bs={bs} is no batch size for {len(dls.train_ds):,} training pictures: give 1 to {len(dls.train_ds)}')
@@ -164,9 +177,8 @@ def run_recipe(
     if recipe.bs is not None: dls = _rebatched(dls, recipe.bs)
     learn = recipe.learner(dls, seed)
     learn.recorder.train_metrics = True
-    bar = _Bar(desc or f'{recipe.model}, seed {seed}', recipe.epochs*len(dls.train))
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs([bar, clock := TrainSeconds(), *L(checkpoint)]), PeakMemory(dls.device or 'cpu') as memory: recipe.fit(learn)
-    if bar.bar: bar.bar.close()
+    clock = TrainSeconds()
+    with PeakMemory(dls.device or 'cpu') as memory: fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(checkpoint)])
     ev = evaluate(learn)
     ev.name = title or recipe.model
     learn.opt = None
@@ -177,7 +189,7 @@ class Comparison:
     "Several models on the same data"
     def __init__(self, data, runs):
         store_attr()
-        self._known = {}
+        self._known,self.autoencoders = {},{} # `autoencoders`: name -> `Learner`, from `autoencode`
 
     @property
     def results(self) -> pd.DataFrame: return pd.DataFrame([o.row for o in self.runs])
@@ -314,6 +326,7 @@ def compare(
     lr:float=None, # The highest rate; by default what suits each model
     patience:int=None, # Stop after so many epochs without improvement
     dls=None, # `DataLoaders` of `data`, where the default ones do not suit
+    autoencoder:bool=False, # Train autoencoders on the best model, too (`Comparison.autoencode`)?
     verbose:bool=True, # Print a line for each run?
     **kwargs, # For `data.dataloaders`: `device`, `augment`, `in_memory`, …
 ) -> Comparison:
@@ -325,7 +338,9 @@ def compare(
     if not seeds: raise ValueError('No seeds: give 1 or more')
     if not resume: _check_absent(out)
     dls = dls or data.dataloaders(bs=default_bs(n_train) if bs is None else bs, **kwargs)
-    for recipe in recipes.values(): recipe.learner(dls, seeds[0]) # a model that cannot be built, or weights out of reach, show now
+    learners = [o.learner(dls, seeds[0]) for o in recipes.values()] # a model that cannot be built, or weights out of reach, show now
+    if autoencoder and not with_pyramid(learners): raise ValueError(f'None of {few(recipes)} has maps of several resolutions, which an autoencoder needs: compare a network with convolutions, too')
+    del learners
     if out is not None: (out := Path(out)).mkdir(parents=True, exist_ok=resume)
     res,total = Comparison(data, []),len(recipes)*len(seeds)
     for title,recipe in recipes.items():
@@ -336,9 +351,9 @@ def compare(
             if verbose: print(f'{i} {title}, seed {seed}: {r.evaluation.metrics["accuracy"]:.2%} on {r.evaluation.split}, {"was finished" if again else f"trained in {r.train_seconds:,.1f} s"}', flush=True)
             if out is not None:
                 with whole_file(out/'results.csv') as f: res.results.to_csv(f, index=False)
-    if out is not None:
-        from cnnfast.reports import write_report # here, since reports build on experiments
-        write_report(res, out/'report.html')
+    from cnnfast.reports import write_report # here, since reports build on experiments
+    if autoencoder: res.autoencode(out=out and out/'autoencoder')
+    if out is not None: write_report(res, out/'report.html')
     return res
 
 # %% ../nbs/09_experiments.ipynb #3aae88db

@@ -18,7 +18,10 @@ from .evaluation import *
 from .curves import *
 from .errors import *
 from .interpretation import *
+from .autoencoder import *
+from .latents import *
 from .experiments import *
+from .followup import *
 
 # %% ../nbs/10_reports.ipynb #aa933212
 def _points(d): return f'{abs(d)*100:.1f} points {"more" if d > 0 else "less"} accurate'
@@ -183,6 +186,30 @@ def _model_section(run, first):
         calibration=_drawn(f'Reliability diagram of {what}: share that is right by the probability of the predicted class', ev.plot_calibration),
         per_class=_table(ev.per_class.assign(support=ev.per_class.support.map('{:,}'.format)).join([roc.table.AUC, pr.table['average precision']]), float_format='{:.3f}'.format, na_rep='undefined'), layers=_table(_layers(run.learn), index=False))
 
+def _ensemble_section(c):
+    "What the page says of all trainings as one; nothing where there is only one"
+    if len(c.runs) < 2: return None
+    ens = c.ensemble()
+    ev,best = ens.evaluate(),ens.evaluations()[ens.best]
+    d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
+    says = f'The mean of what all {len(c.runs)} trainings say classifies {ev.metrics["accuracy"]:.1%} of the {ev.split} pictures correctly, {ens.best}, the best of them on valid, {best.metrics["accuracy"]:.1%}: a difference of {d.difference*100:+.1f} points, {_sure(d.settled)}.'
+    if len(spare := [k for k,o in ens.table().could_go.items() if o == True]): says += f' As far as valid can tell, each of {few(spare)} could be left out.'
+    return dict(says=says, table=_table(ens.show_table()), confusion=_drawn(f'Confusion matrix of the {ens.name} on {ev.split}', ev.plot_confusion),
+                differences=_drawn(f'Confusion matrix of the {ens.name} minus that of {ens.best} on {ev.split}', ens.plot_differences))
+
+_AUTOENCODERS = dict(masked='It learned to draw only what the classifier looks at: the picture times the activation map of the class predicted. Where the drawing is like the masked picture, the maps that the classifier makes hold not only what is there, but also where it counts.',
+                     latent='It sees the last map alone, through a vector of {latent} numbers: what it draws is what that keeps of the picture.')
+
+def _autoencoder_section(name, ae, split):
+    "What the page says of one autoencoder"
+    shown = look_at(ae, list(dict.fromkeys(np.linspace(0, len(ae.dls.loaders[-1].dataset)-1, 10).astype(int).tolist())), split)
+    figures = [_drawn(f'Pictures of {split} and what the {name} autoencoder makes of them', show_masks, ae, shown)]
+    if not ae.model.pyramid.skips:
+        z = latents(ae, split)
+        figures += [_drawn('What is drawn on the straight line from the vector of one picture to that of another', plot_walk, ae, look_at(ae, list(range(0, len(z[0]), max(1, len(z[0])//3)))[:3], split)),
+                    _drawn(f'Pictures of {split}, each beside those with the nearest vectors', plot_nearest, ae, np.linspace(0, len(z[0])-1, 4).astype(int).tolist(), split)]
+    return dict(name=name, says=_AUTOENCODERS.get(name, '').format(latent=ae.architecture['kwargs']['latent'] if ae.architecture else ''), figures=figures, scores=_table(reconstruction_scores(ae, split).rename(columns=dict(psnr='PSNR (dB)', ssim='SSIM', iou='IoU of the maps')), float_format='{:.3f}'.format, na_rep='undefined'))
+
 def _data_section(data):
     c = data.counts
     shares = (c.sum(axis=1)/c.values.sum()).map('{:.1%}'.format)
@@ -207,13 +234,20 @@ nav a { margin-right: 1rem } .answer { background: var(--soft); border-left: 4px
 </style></head><body>
 <h1>{{ title|e }}</h1>
 <p class="note">{{ data.summary|e }} · {{ made|e }}</p>
-<nav><a href="#comparison">Comparison</a> <a href="#data">Data</a> {% for m in models %}<a href="#m{{ loop.index }}">{{ m.title|e }}</a> {% endfor %}</nav>
+<nav><a href="#comparison">Comparison</a> {% if ensemble %}<a href="#ensemble">Ensemble</a> {% endif %}{% if autoencoders %}<a href="#autoencoders">Autoencoders</a> {% endif %}<a href="#data">Data</a> {% for m in models %}<a href="#m{{ loop.index }}">{{ m.title|e }}</a> {% endfor %}</nav>
 <section class="answer">{% for p in conclusion %}<p>{{ p|e }}</p>{% endfor %}</section>
 <h2 id="comparison">Comparison</h2>
 {{ table }}
 <p class="note">{{ interval|e }} Training time includes validation after each epoch. Inference is the model alone, in batches of {{ bs }}. {{ memory|e }}</p>
 {{ costs }}
 {{ curves }}
+{% if ensemble %}<h2 id="ensemble">Ensemble</h2>
+<p>{{ ensemble.says|e }}</p>
+{{ ensemble.table }}
+<details><summary>Confusion matrix, and where it differs from its best member</summary>{{ ensemble.confusion }}{{ ensemble.differences }}</details>{% endif %}
+{% if autoencoders %}<h2 id="autoencoders">Autoencoders</h2>
+{% for a in autoencoders %}<h3>{{ a.name|e }}</h3><p>{{ a.says|e }}</p>{% for o in a.figures %}{{ o }}{% endfor %}<details><summary>Scores for each class</summary>{{ a.scores }}</details>
+{% endfor %}{% endif %}
 <h2 id="data">Data</h2>
 {% if data.classes > 20 %}<details><summary>Pictures of each of {{ data.classes }} classes in each split</summary>{{ data.counts }}</details>{% else %}{{ data.counts }}{% endif %}
 <p>Sample pictures for training:</p>
@@ -275,6 +309,7 @@ def write_report(
         interval=f"The intervals say how far another choice of test pictures and of seeds would move the accuracy (Wilson's over the pictures, Student's over {n} seeds)." if n > 1 else 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.',
         memory='Memory is the peak allocated on the GPU.' if device and torch.device(device).type == 'cuda' else 'Memory is the peak of the whole process, data included.',
         costs=_drawn('Accuracy with its 95% interval against training time, for each model', comparison.plot_costs), curves=_drawn('Learning curves of all models: loss and accuracy by epoch', comparison.plot_histories),
+        ensemble=_ensemble_section(comparison), autoencoders=[_autoencoder_section(k, o, comparison.split) for k,o in comparison.autoencoders.items()],
         split=comparison.split, data=_data_section(comparison.data), models=[_model_section(o, o is firsts[0]) for o in firsts])
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
