@@ -12,6 +12,7 @@ from cnnfast import *
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--members', nargs='+', required=True, help='folders of models, or folders of several, trained on CIFAR-10')
+parser.add_argument('--tta', action='store_true', help='measure several views of each picture, too: six times the forward passes')
 parser.add_argument('--limit', type=int, default=10_000, help='pictures of the submission; by default %(default)s')
 parser.add_argument('--memory', nargs='+', help=argparse.SUPPRESS)
 args = parser.parse_args()
@@ -69,9 +70,10 @@ for how in COMBINATIONS:
     seconds = time.perf_counter()-start
     beside(how, e.evaluate(), seconds)
     if e.fitted: print(f'{"":10} {dict(zip(e.names, e.fitted["weights"])) if how == "weights" else "share of stacking %.3f" % e.fitted["share"]}', flush=True)
-views = ensemble(args.members, dls=ens.dls, tta=True)
-beside('mean, tta', views.evaluate(), 0)
-for name,ev in views.evaluations().items(): print(f'{name}, tta: {ev.metrics["accuracy"]:.2%} instead of {ens.evaluations()[name].metrics["accuracy"]:.2%}', flush=True)
+if args.tta:
+    views = ensemble(args.members, dls=ens.dls, tta=True)
+    beside('mean, tta', views.evaluate(), 0)
+    for name,ev in views.evaluations().items(): print(f'{name}, tta: {ev.metrics["accuracy"]:.2%} instead of {ens.evaluations()[name].metrics["accuracy"]:.2%}', flush=True)
 
 found = [p for o in args.members for p in model_folders(o)]
 five = [found[i % len(found)] for i in range(5)]

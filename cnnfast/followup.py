@@ -35,7 +35,7 @@ def _ensemble_of_runs(self:Comparison,
     return res
 
 # %% ../nbs/09_followup.ipynb #e4752f04
-AUTOENCODERS = dict(masked=dict(target='masked'), latent=dict(skips=False, loss='l2'))
+AUTOENCODERS = dict(masked=dict(target='masked'), latent=dict(skips=False))
 
 def autoencoder_epochs(
     n_train:int, # Training pictures
