@@ -48,16 +48,16 @@ for seed in range(args.seeds):
         dls = cifar10(args.cifar).dataloaders(bs=128)
         known = load_model(args.classifier, 'cpu')
     for part in cifar_parts:
-        if part == 'redrawn': measure('redrawn', autoencoder_learner(known, dls, loss='l2', seed=seed), lambda o: o.fit_one_cycle(2, o.lr))
+        if part == 'redrawn': measure('redrawn', autoencoder_learner(known, dls, lr=8e-3, seed=seed), lambda o: o.fit_one_cycle(2))
         if part == 'latent':
             for folder in filter(None, (args.other, args.classifier)):
-                learn = autoencoder_learner(folder, cifar10(args.cifar).dataloaders(bs=64), loss='l2', skips=False, seed=seed)
+                learn = autoencoder_learner(folder, cifar10(args.cifar).dataloaders(bs=64), skips=False, seed=seed)
                 measure(f'latent, {load_model(folder, "cpu").architecture["name"]}', learn, lambda o: o.fine_tune(3, freeze_epochs=1, lr_mult=2))
-        if part == 'masked': measure('masked', autoencoder_learner(known, dls, target='masked', seed=seed), lambda o: o.fit_one_cycle(1, o.lr))
+        if part == 'masked': measure('masked', autoencoder_learner(known, dls, target='masked', loss='l1', lr=8e-3, seed=seed), lambda o: o.fit_one_cycle(1))
         if part == 'random':
             blank = scratch_learner(dls, known.architecture['name'], seed=100+seed, **known.architecture['kwargs'])
-            measure('masked, random backbone', autoencoder_learner(blank, target='masked', classifier=known, seed=seed), lambda o: o.fit_one_cycle(1, o.lr))
+            measure('masked, random backbone', autoencoder_learner(blank, target='masked', classifier=known, loss='l1', lr=8e-3, seed=seed), lambda o: o.fit_one_cycle(1))
     if args.tiny and 'tiny' in args.parts:
         learn = classes_of_tiny()
-        measure('tiny, redrawn', autoencoder_learner(learn, loss='l2', seed=seed), lambda o: o.fine_tune(1, freeze_epochs=1))
-        measure('tiny, masked', autoencoder_learner(learn, target='masked', seed=seed), lambda o: o.fit_one_cycle(2, o.lr))
+        measure('tiny, redrawn', autoencoder_learner(learn, seed=seed), lambda o: o.fine_tune(1, base_lr=o.lr, freeze_epochs=1))
+        measure('tiny, masked', autoencoder_learner(learn, target='masked', seed=seed), lambda o: o.fit_one_cycle(2))
