@@ -118,8 +118,9 @@ class DrawPictures(Callback):
     def __init__(self,
         classifier=None, # An `nn.Module` whose activation maps mask the pictures; None: no masks
         of:str='predicted', # The class whose map it is: 'predicted' or 'actual'
+        method:str='gradcam', # As for `activation_maps`
     ):
-        self.classifier,self.of,self.layer = classifier,of,None
+        self.classifier,self.of,self.method,self.layer = classifier,of,method,None
 
     def before_train(self):
         body = self.model.pyramid.body
@@ -128,7 +129,7 @@ class DrawPictures(Callback):
     def maps(self, x, y=None): # Normalised pictures (N,C,H,W), class numbers (N,) -> (N,H,W), 0 to 1
         if self.classifier is None: return None
         self.classifier.to(x.device)
-        maps,_,self.layer = activation_maps(self.classifier, x.as_subclass(Tensor), None if y is None or self.of == 'predicted' else lambda logits: y, self.layer)
+        maps,_,self.layer = activation_maps(self.classifier, x.as_subclass(Tensor), None if y is None or self.of == 'predicted' else lambda logits: y, self.layer, self.method)
         return maps
 
     def target(self, x, y=None): # -> pictures (N,C,H,W), 0 to 1; maps or None; what is to be drawn
@@ -179,6 +180,7 @@ def autoencoder_learner(
     target:str='picture', # What to draw: 'picture', or 'masked': the picture times the activation map of its class
     classifier=None, # Whose activation maps these are, like `learn`; by default `learn`
     of:str='predicted', # The class of which they are: 'predicted' or 'actual'
+    method:str='gradcam', # How they are made: 'gradcam', 'hirescam' or 'cam' (see `activation_maps`)
     skips:bool=True, # Let the decoder see the maps of all resolutions? Else only the last one, through `latent` numbers
     latent:int=256, # Length of the latent vector, where there are no skips
     width:int=32, # Channels that the decoder sees of each resolution, at most
@@ -204,7 +206,7 @@ def autoencoder_learner(
     loss_func = PerceptualLoss(encoder.model, list(model.pyramid.at.values()), encoder.normalize) if loss == 'perceptual' else dict(l1=L1LossFlat, l2=MSELossFlat)[loss]()
     ae = make_learner(dls, model, 'autoencoder', lr or (4e-3 if skips else 1e-3), splitter=_encoder_first, loss_func=loss_func, metrics=mean_psnr, train_bn=False, **kwargs)
     ae.remove_cbs(ae.cbs.filter(risinstance(MixHandler)))
-    ae.add_cb(DrawPictures(masks, of))
+    ae.add_cb(DrawPictures(masks, of, method))
     ae.architecture,ae.kind = encoder.architecture and dict(kwargs=dict(how, classifier=encoder.architecture)),'autoencoder'
     ae.freeze()
     return ae

@@ -160,7 +160,7 @@ def _rebatched(dls, bs):
     "`dls` in batches of `bs`"
     if bs > len(dls.train_ds): raise ValueError(f'bs={bs} is no batch size for {len(dls.train_ds):,} training pictures: give 1 to {len(dls.train_ds)}')
     new = DataLoaders(*[dl.new(bs=bs if i == 0 else 2*bs) for i,dl in enumerate(dls.loaders)], path=dls.path, device=dls.device)
-    new.mix = getattr(dls, 'mix', None)
+    new.mix,new.unlabelled = getattr(dls, 'mix', None),getattr(dls, 'unlabelled', ())
     return new
 
 def run_recipe(

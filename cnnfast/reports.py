@@ -193,7 +193,7 @@ def _ensemble_section(c):
     ev,best = ens.evaluate(),ens.evaluations()[ens.best]
     d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
     says = f'The mean of what all {len(c.runs)} trainings say classifies {ev.metrics["accuracy"]:.1%} of the {ev.split} pictures correctly, {ens.best}, the best of them on valid, {best.metrics["accuracy"]:.1%}: a difference of {d.difference*100:+.1f} points, {_sure(d.settled)}.'
-    if len(spare := [k for k,o in ens.table().could_go.items() if o == True]): says += f' As far as valid can tell, each of {few(spare)} could be left out.'
+    if len(spare := [k for k,o in ens.table().could_go.items() if o == True]): says += f' As far as valid can tell, any one of {few(spare)} could be left out.'
     return dict(says=says, table=_table(ens.show_table()), confusion=_drawn(f'Confusion matrix of the {ens.name} on {ev.split}', ev.plot_confusion),
                 differences=_drawn(f'Confusion matrix of the {ens.name} minus that of {ens.best} on {ev.split}', ens.plot_differences))
 

@@ -30,7 +30,7 @@ def dls(tmp_path_factory): return image_folder(sample_folder(tmp_path_factory.mk
 def learn(dls): return fit(scratch_learner(dls, 'custom_cnn', widths=(8, 16, 16, 32), seed=0), 3)
 
 @pytest.fixture(scope='module')
-def plain(learn): return fit(autoencoder_learner(learn, skips=False, latent=24, width=8, loss='l2', seed=0), 8, lr_max=1e-2)
+def plain(learn): return fit(autoencoder_learner(learn, skips=False, latent=24, seed=0), 12, lr_max=3e-3)
 
 @pytest.fixture(scope='module')
 def masked(learn): return fit(autoencoder_learner(learn, target='masked', width=8, seed=0), 8, lr_max=1e-2)
@@ -105,19 +105,19 @@ def test_frozen_encoder_stays_as_it_is(learn):
 
 def test_training_draws_better(learn, plain, masked):
     "Than before it, and from pictures and maps of the same augmentation"
-    for trained,kwargs in ((plain, dict(skips=False, latent=24)), (masked, dict(target='masked'))):
-        new = reconstruction_scores(autoencoder_learner(learn, width=8, seed=0, **kwargs)).loc['all']
+    for trained,kwargs in ((plain, dict(skips=False, latent=24)), (masked, dict(target='masked', width=8))):
+        new = reconstruction_scores(autoencoder_learner(learn, seed=0, **kwargs)).loc['all']
         now = reconstruction_scores(trained).loc['all']
         assert now.psnr > new.psnr + 1
     assert 'iou' not in reconstruction_scores(plain) and 0 < reconstruction_scores(masked).iou['all'] <= 1
 
-@pytest.mark.parametrize('of', ('predicted', 'actual'))
-def test_masks_are_the_classifiers_maps(learn, of):
-    "Of the class predicted, or of the actual one"
-    ae = autoencoder_learner(learn, target='masked', of=of, width=8)
+@pytest.mark.parametrize('of,method', [('predicted', 'gradcam'), ('actual', 'gradcam'), ('predicted', 'cam')])
+def test_masks_are_the_classifiers_maps(learn, of, method):
+    "Of the class predicted, or of the actual one, made in either way"
+    ae = autoencoder_learner(learn, target='masked', of=of, method=method, width=8)
     shown = look_at(ae, 30, 'train')
     pics,maps,targs = ae.draw_pictures.target(shown.x, torch.as_tensor(shown.targs))
-    want,classes = class_maps(learn, shown, None if of == 'predicted' else shown.targs.tolist())
+    want,classes = class_maps(learn, shown, None if of == 'predicted' else shown.targs.tolist(), method=method)
     np.testing.assert_allclose(maps.cpu(), want, atol=1e-5)
     np.testing.assert_allclose(targs.cpu(), pics.cpu()*want[:,None], atol=1e-5)
     np.testing.assert_allclose(for_people(pics), shown.pics, atol=1e-6)
