@@ -185,7 +185,7 @@ def autoencoder_learner(
     latent:int=256, # Length of the latent vector, where there are no skips
     width:int=32, # Channels that the decoder sees of each resolution, at most
     loss:str='l2', # A key of `LOSSES`
-    lr:float=None, # The highest rate; by default 4e-3, or 1e-3 without skips
+    lr:float=None, # The highest rate; by default 2e-3, or 1e-3 without skips
     weights=None, # For the name of an architecture: as for `transfer_learner`
     pretrained:bool=True, # Likewise
     **kwargs
@@ -204,7 +204,7 @@ def autoencoder_learner(
     how = dict(skips=skips, latent=latent, width=width)
     model = UnetAutoencoder(deepcopy(encoder.model).cpu(), encoder.channels, encoder.size, **how)
     loss_func = PerceptualLoss(encoder.model, list(model.pyramid.at.values()), encoder.normalize) if loss == 'perceptual' else dict(l1=L1LossFlat, l2=MSELossFlat)[loss]()
-    ae = make_learner(dls, model, 'autoencoder', lr or (4e-3 if skips else 1e-3), splitter=_encoder_first, loss_func=loss_func, metrics=mean_psnr, train_bn=False, **kwargs)
+    ae = make_learner(dls, model, 'autoencoder', lr or (2e-3 if skips else 1e-3), splitter=_encoder_first, loss_func=loss_func, metrics=mean_psnr, train_bn=False, **kwargs)
     ae.remove_cbs(ae.cbs.filter(risinstance(MixHandler)))
     ae.add_cb(DrawPictures(masks, of, method))
     ae.architecture,ae.kind = encoder.architecture and dict(kwargs=dict(how, classifier=encoder.architecture)),'autoencoder'
