@@ -1,7 +1,8 @@
 """What an autoencoder on a classifier reaches: pictures redrawn with skip connections and from a latent vector, and masks drawn from a trained and from a random backbone.
 
-    cnnfast run cifar10 --path cifar10.tgz --models fast_cnn,cnn --epochs 5 --seeds 1 --out members
-    python benchmarks/autoencoder.py --cifar cifar10.tgz --classifier members/fast_cnn/seed-0 --other members/cnn/seed-0
+    cnnfast run cifar10 --path cifar10.tgz --models fast_cnn --epochs 5 --out members
+    cnnfast run cifar10 --path cifar10.tgz --models cnn --epochs 2 --out others
+    python benchmarks/autoencoder.py --cifar cifar10.tgz --classifier members/fast_cnn/seed-0 --other others/cnn/seed-0
 
 `--tiny` adds the classes of Tiny ImageNet that `tiny_resnet` has never seen, at 64 pixels, with a classifier fine-tuned on them. About an hour on two cores; `--parts` takes less.
 """

@@ -338,9 +338,12 @@ def compare(
     if not seeds: raise ValueError('No seeds: give 1 or more')
     if not resume: _check_absent(out)
     dls = dls or data.dataloaders(bs=default_bs(n_train) if bs is None else bs, **kwargs)
-    learners = [o.learner(dls, seeds[0]) for o in recipes.values()] # a model that cannot be built, or weights out of reach, show now
-    if autoencoder and not with_pyramid(learners): raise ValueError(f'None of {few(recipes)} has maps of several resolutions, which an autoencoder needs: compare a network with convolutions, too')
-    del learners
+    suited = not autoencoder
+    for recipe in recipes.values():
+        learn = recipe.learner(dls, seeds[0]) # a model that cannot be built, or weights out of reach, show now
+        suited = suited or has_pyramid(learn)
+    del learn
+    if not suited: raise no_pyramid(recipes)
     if out is not None: (out := Path(out)).mkdir(parents=True, exist_ok=resume)
     res,total = Comparison(data, []),len(recipes)*len(seeds)
     for title,recipe in recipes.items():

@@ -51,8 +51,8 @@ def autoencode(self:Comparison,
 ) -> dict: # {'masked': Learner, 'latent': Learner}
     "Autoencoders on the best model; the report shows them"
     ranked = sorted(self.runs, key=lambda o: -o.history.valid_accuracy.iloc[-1])
-    learn = first(with_pyramid(o.learn for o in ranked))
-    if learn is None: raise ValueError(f'None of {few(dict.fromkeys(o.title for o in self.runs))} has maps of several resolutions, which an autoencoder needs: compare a network with convolutions, too')
+    learn = first((o.learn for o in ranked), has_pyramid)
+    if learn is None: raise no_pyramid(dict.fromkeys(o.title for o in self.runs))
     epochs,self.autoencoders = epochs or autoencoder_epochs(len(learn.dls.train_ds)),{}
     for name,how in AUTOENCODERS.items():
         ae,folder = autoencoder_learner(learn, seed=self.runs[0].seed, **{**how, **kwargs}),out and Path(out)/name

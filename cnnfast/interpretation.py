@@ -7,8 +7,8 @@ Docs: https://cnnfast.github.io/cnnfast/interpretation.html.md"""
 # %% auto #0
 __all__ = ['Shown', 'denormalized', 'for_people', 'look_at', 'find_layer', 'layer_outputs', 'as_map', 'stages', 'activations',
            'plot_activations', 'has_filters', 'first_filters', 'plot_filters', 'filter_patterns', 'plot_patterns',
-           'activation_maps', 'class_maps', 'occlusion_maps', 'plot_maps', 'embeddings', 'plot_vectors',
-           'plot_embeddings']
+           'activation_maps', 'class_maps', 'occlusion_maps', 'plot_maps', 'split_batches', 'embeddings',
+           'plot_vectors', 'plot_embeddings']
 
 # %% ../nbs/05_interpretation.ipynb #38873e89
 from dataclasses import dataclass
@@ -300,23 +300,32 @@ def plot_maps(
     return plot_tiles(pics, titles, len(shown), 1.45, ax=ax)
 
 # %% ../nbs/05_interpretation.ipynb #39360a0a
+def split_batches(
+    learn, # A `Learner`
+    split:str=None, # 'train', 'valid' or 'test'; by default test, or valid where there is no test
+): # Yields pictures (n,C,H,W), class numbers (n,), where the model is
+    "The batches of a split, in order and without augmentation"
+    split,i = find_split(learn.dls, split)
+    dl = learn.dls.loaders[i].new(shuffle=False, drop_last=False)
+    learn.model.to(dl.device or 'cpu').eval()
+    with dl.dataset.set_split_idx(1):
+        for xb,yb in with_progress(dl, split, len(dl)): yield xb.as_subclass(Tensor),yb.as_subclass(Tensor)
+
 def embeddings(
     learn,
     split:str='valid', # 'train', 'valid' or 'test'
     n:int=None, # The first so many pictures; by default all
 ) -> tuple: # Embeddings (N,F), class numbers (N,), predicted class numbers (N,)
     "What goes into the last linear layer"
-    dl = learn.dls.loaders[find_split(learn.dls, split)[1]].new(shuffle=False, drop_last=False)
     final = [o for o in learn.model.modules() if isinstance(o, nn.Linear)]
     if not final: raise ValueError(f'{type(learn.model).__name__} has no linear layer')
     parts,kept = [],[]
     hook = final[-1].register_forward_pre_hook(lambda m, i: kept.append(i[0].flatten(1).float().cpu()))
-    learn.model.to(dl.device or 'cpu').eval()
     try:
-        with torch.inference_mode(), dl.dataset.set_split_idx(1):
-            for xb,yb in dl:
-                preds = learn.model(xb.as_subclass(Tensor)).argmax(1).cpu()
-                parts.append((kept.pop(), yb.as_subclass(Tensor).cpu(), preds)); kept.clear()
+        with torch.inference_mode():
+            for x,y in split_batches(learn, split):
+                preds = learn.model(x).argmax(1).cpu()
+                parts.append((kept.pop(), y.cpu(), preds)); kept.clear()
                 if n and sum(len(o[1]) for o in parts) >= n: break
     finally: hook.remove()
     return tuple(torch.cat(o)[:n].numpy() for o in zip(*parts))

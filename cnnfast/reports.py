@@ -202,12 +202,12 @@ _AUTOENCODERS = dict(masked='It learned to draw only what the classifier looks a
 
 def _autoencoder_section(name, ae, split):
     "What the page says of one autoencoder"
-    shown = look_at(ae, list(dict.fromkeys(np.linspace(0, len(ae.dls.loaders[-1].dataset)-1, 10).astype(int).tolist())), split)
-    figures = [_drawn(f'Pictures of {split} and what the {name} autoencoder makes of them', show_masks, ae, shown)]
+    n = len(ae.dls.loaders[find_split(ae.dls, split)[1]].dataset)
+    def spread(k): return list(dict.fromkeys(np.linspace(0, n-1, k).astype(int).tolist())) # positions, evenly
+    figures = [_drawn(f'Pictures of {split} and what the {name} autoencoder makes of them', show_masks, ae, look_at(ae, spread(10), split))]
     if not ae.model.pyramid.skips:
-        z = latents(ae, split)
-        figures += [_drawn('What is drawn on the straight line from the vector of one picture to that of another', plot_walk, ae, look_at(ae, list(range(0, len(z[0]), max(1, len(z[0])//3)))[:3], split)),
-                    _drawn(f'Pictures of {split}, each beside those with the nearest vectors', plot_nearest, ae, np.linspace(0, len(z[0])-1, 4).astype(int).tolist(), split)]
+        figures += [_drawn('What is drawn on the straight line from the vector of one picture to that of another', plot_walk, ae, look_at(ae, spread(3), split)),
+                    _drawn(f'Pictures of {split}, each beside those with the nearest vectors', plot_nearest, ae, spread(4), split)]
     return dict(name=name, says=_AUTOENCODERS.get(name, '').format(latent=ae.architecture['kwargs']['latent'] if ae.architecture else ''), figures=figures, scores=_table(reconstruction_scores(ae, split).rename(columns=dict(psnr='PSNR (dB)', ssim='SSIM', iou='IoU of the maps')), float_format='{:.3f}'.format, na_rep='undefined'))
 
 def _data_section(data):

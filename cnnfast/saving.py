@@ -6,7 +6,7 @@ Docs: https://cnnfast.github.io/cnnfast/saving.html.md"""
 
 # %% auto #0
 __all__ = ['SavedModel', 'check_finite', 'Classifier', 'as_classifier', 'write_config', 'write_model', 'save_model',
-           'read_config', 'load_model', 'as_items', 'check_read', 'export_onnx']
+           'read_config', 'load_model', 'as_items', 'check_read', 'joined', 'export_onnx']
 
 # %% ../nbs/05_saving.ipynb #f5ef1e57
 import hashlib, json, platform, warnings
@@ -212,12 +212,28 @@ def check_read(
     warnings.warn(f'{len(bad):,} of {n:,} files cannot be read as pictures and have no label: {shown}')
 
 @patch
-def _classify(self:Classifier, what, bs, put):
-    "Call `put` with the probabilities of each chunk of `what`; names of all, and positions of what cannot be read"
+def each(self:SavedModel,
+    what, # A file, a folder, a picture or array (uint8), or a list of them
+    answer, # Called with each chunk of decoded pictures (n,C,size,size), gives arrays
+    put, # Called with each of these
+): # Names of all pictures, positions of what cannot be read
+    "Decode `what`, and hand on what the model says of it"
     items,names = as_items(what)
-    _,bad = decode(items, self.opener, lambda pics: [put(o) for o in self.probabilities(pics, bs)], nice=10)
+    _,bad = decode(items, self.opener, lambda pics: [put(o) for o in answer(pics)], nice=10)
     check_read(bad, names)
     return names,list(bad)
+
+def joined(
+    parts, # Arrays (n, …)
+    bad, # Positions of what could not be read
+) -> np.ndarray: # (N, …)
+    "The arrays as one; NaN for what could not be read"
+    res = np.concatenate(parts)
+    res[bad] = np.nan
+    return res
+
+@patch
+def _classify(self:Classifier, what, bs, put): return self.each(what, partial(self.probabilities, bs=bs), put)
 
 @patch
 def predict_proba(self:Classifier,
@@ -227,9 +243,7 @@ def predict_proba(self:Classifier,
     "The probability of each class for each picture"
     parts = []
     _,bad = self._classify(what, bs, parts.append)
-    res = np.concatenate(parts)
-    res[bad] = np.nan
-    return res
+    return joined(parts, bad)
 
 @patch
 def predict(self:Classifier,
