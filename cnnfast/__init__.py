@@ -5,23 +5,38 @@
 """
 __version__ = "0.1.0"
 
-_modules = ('files', 'pictures', 'datasets', 'folders', 'standard', 'augmentation', 'loading', 'inspection', 'backbone', 'models', 'optimizers', 'callbacks', 'weights', 'checkpoints', 'training', 'transfer', 'intervals', 'evaluation', 'curves', 'errors', 'interpretation', 'saving', 'combining', 'ensembling', 'submissions', 'likeness', 'autoencoder', 'latents', 'experiments', 'followup', 'reports', 'slides')
+_topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
+    'core': ('text', 'disk', 'plotting'),
+    'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'loading',
+             'inspection'),
+    'models': ('scratch', 'weights', 'pretrained'),
+    'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'transfer'),
+    'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
+    'interpretation': ('activations', 'filters', 'maps', 'embeddings'),
+    'saving': ('folder', 'prediction', 'export'),
+    'ensembling': ('combining', 'members', 'ensemble', 'contributions', 'snapshots', 'submission'),
+    'autoencoder': ('similarity', 'unet', 'reconstruction', 'latents'),
+    'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'pipeline'),
+    'cli': ('main',)}
+_modules = tuple(f'{topic}.{name}' for topic, names in _topics.items() for name in names)
 
 def _load():
-    "Every public name of `fastai.vision.all` and of the modules above"
+    "Every public name of `fastai.vision.all` and of the modules above, but for the command"
     from importlib import import_module
     names = dict(vars(import_module('fastai.vision.all')))
     for m in _modules:
+        if m.startswith('cli.'): continue
         mod = import_module(f'{__name__}.{m}')
         names.update({k: getattr(mod, k) for k in mod.__all__})
-    names = {k: v for k, v in names.items() if not k.startswith('_') and k not in _modules}
+    names = {k: v for k, v in names.items() if not k.startswith('_') and k not in _topics}
     globals().update(names, __all__=list(names))
 
 def __getattr__(name):
-    if (name.startswith('_') and name != '__all__') or name in (*_modules, 'cli'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    missing = AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if (name.startswith('_') and name != '__all__') or name in _topics: raise missing
     if '__all__' not in globals(): _load()
     try: return globals()[name]
-    except KeyError: raise AttributeError(f'module {__name__!r} has no attribute {name!r}') from None
+    except KeyError: raise missing from None
 
 def __dir__():
     if '__all__' not in globals(): _load()
