@@ -9,6 +9,9 @@ os.environ['CNNFAST_HOME'] = _home.name # before anything of cnnfast is imported
 import matplotlib
 matplotlib.use('Agg')
 import pytest
+import cnnfast as package
+
+package.digits # loads all modules, and with them the methods that they add to each other's classes
 
 ROOT = Path(__file__).parent.parent
 CIFAR = ROOT.parent/'shared'/'data'/'cifar10.tgz'
@@ -29,7 +32,7 @@ def cnnfast_here(*args):
     "Run the `cnnfast` command in this process, without the seconds that imports take"
     import warnings
     from contextlib import redirect_stdout, redirect_stderr
-    from cnnfast.cli import main
+    from cnnfast.cli.main import main
     out,err = io.StringIO(),io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(): code = main([str(o) for o in args])
     return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
@@ -44,7 +47,7 @@ def fails_with(res, *words):
 @pytest.fixture
 def photos(tmp_path):
     "A folder of 494 real colour pictures in two classes"
-    from cnnfast.folders import sample_folder
+    from cnnfast.data.folders import sample_folder
     return sample_folder(tmp_path/'photos')
 
 @pytest.fixture(scope='session')

@@ -6,18 +6,20 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 from conftest import cnnfast_here, fails_with
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.loading import *
-from cnnfast.models import *
-from cnnfast.training import *
-from cnnfast.transfer import *
-from cnnfast.evaluation import *
-from cnnfast.interpretation import *
-from cnnfast.saving import *
-from cnnfast.likeness import *
-from cnnfast.autoencoder import *
-from cnnfast.latents import *
+from cnnfast.core.plotting import to_images
+from cnnfast.data.dataset import digits
+from cnnfast.data.folders import image_folder, sample_folder
+from cnnfast.data.loading import denormalized
+from cnnfast.models.pretrained import create_model
+from cnnfast.training.learner import scratch_learner
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.interpretation.activations import look_at
+from cnnfast.interpretation.maps import class_maps
+from cnnfast.saving.folder import as_classifier, load_model, save_model
+from cnnfast.autoencoder.similarity import drawn_maps, map_iou, psnr, ssim
+from cnnfast.autoencoder.unet import UnetAutoencoder
+from cnnfast.autoencoder.reconstruction import autoencoder_learner, reconstruction_scores, show_masks
+from cnnfast.autoencoder.latents import latent_vectors, latent_walk, nearest_vectors, plot_latents, plot_nearest, plot_walk
 
 def fit(learn, *epochs, how='fit_one_cycle', **kwargs):
     with learn.no_bar(), learn.no_logging(): getattr(learn, how)(*epochs, **kwargs)
@@ -38,7 +40,9 @@ def masked(learn): return fit(autoencoder_learner(learn, target='masked', width=
 def state(model): return {k:v.clone() for k,v in model.state_dict().items()}
 def same(a, b): return [k for k in a if not torch.equal(a[k].cpu(), b[k].cpu())]
 
-@pytest.mark.parametrize('name,sizes', [('cnn', (9, 32)), ('custom_cnn', (31,)), ('fast_cnn', (8, 32, 50)), ('resnet18', (50,)), ('convnext_atto', (64,)), ('mobilenetv3_small_050', (45,)), ('efficientnet_b0', (50,)), ('densenet121', (40,))])
+@pytest.mark.parametrize('name,sizes', [
+    ('cnn', (9, 32)), ('custom_cnn', (31,)), ('fast_cnn', (8, 32, 50)), ('resnet18', (50,)), ('convnext_atto', (64,)),
+    ('mobilenetv3_small_050', (45,)), ('efficientnet_b0', (50,)), ('densenet121', (40,))])
 @pytest.mark.parametrize('skips', (True, False))
 def test_any_backbone_and_size(name, sizes, skips):
     "What is drawn has the size of the picture, also where no halving fits it"
@@ -120,7 +124,7 @@ def test_masks_are_the_classifiers_maps(learn, of, method):
     want,classes = class_maps(learn, shown, None if of == 'predicted' else shown.targs.tolist(), method=method)
     np.testing.assert_allclose(maps.cpu(), want, atol=1e-5)
     np.testing.assert_allclose(targs.cpu(), pics.cpu()*want[:,None], atol=1e-5)
-    np.testing.assert_allclose(for_people(pics), shown.pics, atol=1e-6)
+    np.testing.assert_allclose(to_images(pics), shown.pics, atol=1e-6)
 
 def test_another_classifiers_masks(learn, dls):
     blank = scratch_learner(dls, 'cnn', seed=1)
@@ -157,8 +161,8 @@ def test_folder(plain, tmp_path):
     ae = load_model(save_model(plain, tmp_path/'ae'), 'cpu')
     files = list(plain.dls.test.items)
     with plain.no_bar(): want = plain.get_preds(ds_idx=2)[0]
-    np.testing.assert_allclose(ae.reconstruct(files), for_people(want), atol=1e-4)
-    np.testing.assert_allclose(ae.encode(files), latents(plain, 'test')[0], atol=1e-3)
+    np.testing.assert_allclose(ae.reconstruct(files), to_images(want), atol=1e-4)
+    np.testing.assert_allclose(ae.encode(files), latent_vectors(plain, 'test')[0], atol=1e-3)
     fails_with(cnnfast_here('predict', tmp_path/'ae', files[0]), 'names no classes')
     again = autoencoder_learner(load_model(save_model(fit(scratch_learner(plain.dls, 'cnn'), 1), tmp_path/'m')), plain.dls, width=8)
     assert reconstruction_scores(again).pictures['all'] == len(files)
@@ -173,7 +177,7 @@ def test_figures_and_walks(plain, masked):
     assert len(show_masks(masked, shown).texts) == 5*4 and len(show_masks(plain, shown).texts) == 3*4
     ways = latent_walk(plain, shown, 5)
     assert ways.shape == (3, 5, 32, 32, 3)
-    with torch.inference_mode(): ends = for_people(plain.model(shown.x))
+    with torch.inference_mode(): ends = to_images(plain.model(shown.x))
     np.testing.assert_allclose(ways[:,0], ends[:-1], atol=1e-5); np.testing.assert_allclose(ways[:,-1], ends[1:], atol=1e-5)
     plot_nearest(plain, [0, 5]); plot_latents(plain, method='pca'); plot_walk(plain, shown)
 
@@ -183,25 +187,31 @@ def test_nearest_vectors():
     assert found[0,0] == 7 and found[1,0] == 2 and found.shape == (2, 3)
 
 @pytest.mark.parametrize('says,kwargs', [
-    ("target='mask' is not known", dict(target='mask')), ("of='true' is not known", dict(of='true')), ('did you mean perceptual', dict(loss='perceptial')),
+    ("target='mask' is not known", dict(target='mask')), ("of='true' is not known", dict(of='true')),
+    ('did you mean perceptual', dict(loss='perceptial')),
     ('give numbers above 0', dict(latent=0)), ('give numbers above 0', dict(width=-1))])
 def test_bad_arguments(learn, says, kwargs):
     with pytest.raises(ValueError, match=says): autoencoder_learner(learn, **kwargs)
 
 def test_no_pyramid(dls):
-    with pytest.raises(ValueError, match='choose a network with convolutions'): autoencoder_learner(scratch_learner(dls, 'ann', hidden=(10,)))
+    with pytest.raises(ValueError, match='choose a network with convolutions'):
+        autoencoder_learner(scratch_learner(dls, 'ann', hidden=(10,)))
     class OneMap(nn.Module):
         def __init__(self): super().__init__(); self.conv,self.act = nn.Conv2d(3, 8, 3, padding=1),nn.ReLU()
         def forward(self, x): return self.act(self.conv(x)).mean((2, 3))[:,:2]
     with pytest.raises(ValueError, match='maps of 1 resolutions?, .* try skips=False'): autoencoder_learner(scratch_learner(dls, OneMap()))
-    assert autoencoder_learner(scratch_learner(dls, OneMap()), skips=False, latent=5, width=4).model.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert autoencoder_learner(scratch_learner(dls, OneMap()), skips=False, latent=5,
+                               width=4).model.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
 
 def test_classifiers_that_do_not_fit(learn, dls, photos, tmp_path):
     saved = load_model(save_model(learn, tmp_path/'m'), 'cpu')
     with pytest.raises(ValueError, match='give dls'): autoencoder_learner(saved)
-    with pytest.raises(ValueError, match='pictures of 32 pixels, dls gives 16'): autoencoder_learner(saved, image_folder(photos, size=16).dataloaders(bs=64))
-    with pytest.raises(ValueError, match='normalised in another way'): autoencoder_learner(saved, image_folder(photos, size=32).dataloaders(bs=64, normalize='none'))
-    with pytest.raises(ValueError, match='resnet18 was not trained on these classes'): autoencoder_learner('resnet18', dls, target='masked', pretrained=False)
+    with pytest.raises(ValueError, match='pictures of 32 pixels, dls gives 16'):
+        autoencoder_learner(saved, image_folder(photos, size=16).dataloaders(bs=64))
+    with pytest.raises(ValueError, match='normalised in another way'):
+        autoencoder_learner(saved, image_folder(photos, size=32).dataloaders(bs=64, normalize='none'))
+    with pytest.raises(ValueError, match='resnet18 was not trained on these classes'):
+        autoencoder_learner('resnet18', dls, target='masked', pretrained=False)
     with pytest.raises(ValueError, match='did you mean resnet18'): autoencoder_learner('resnet81', dls)
     broken = deepcopy(saved); next(broken.model.parameters()).data[0] = float('nan')
     with pytest.raises(ValueError, match='NaN or infinite'): autoencoder_learner(broken, dls)
@@ -215,15 +225,18 @@ def test_what_an_autoencoder_is_not(plain, masked, tmp_path):
 
 def test_report_and_command(tmp_path, monkeypatch):
     "`cnnfast run --autoencoder` writes models that load, a page that shows them beside the ensemble, and trains them once"
-    from cnnfast import followup
-    monkeypatch.setattr(followup, 'autoencoder_epochs', lambda n: 2)
+    from cnnfast.study import comparison
+    monkeypatch.setattr(comparison, 'autoencoder_epochs', lambda n: 2)
     run = ('run', '--models', 'cnn', '--epochs', 1, '--seeds', 2, '--autoencoder', '--out', tmp_path/'run')
     res = cnnfast_here(*run)
     assert res.returncode == 0, res.stderr
     page = (tmp_path/'run'/'report.html').read_text()
-    assert page.count('<h2 id="autoencoders">') == page.count('<h2 id="ensemble">') == 1 and 'IoU of the maps' in page and 'nearest vectors' in page
-    for o in ('masked', 'latent'): assert load_model(tmp_path/'run'/'autoencoder'/o, 'cpu').reconstruct(np.zeros((1, 8, 8), dtype=np.uint8)).shape == (1, 8, 8, 1)
-    monkeypatch.setattr(followup, 'fit_with_bar', None) # would fail where it trained again
+    assert page.count('<h2 id="autoencoders">') == page.count('<h2 id="ensemble">') == 1
+    assert 'IoU of the maps' in page
+    assert 'nearest vectors' in page
+    for o in ('masked', 'latent'):
+        assert load_model(tmp_path/'run'/'autoencoder'/o, 'cpu').reconstruct(np.zeros((1, 8, 8), dtype=np.uint8)).shape == (1, 8, 8, 1)
+    monkeypatch.setattr(comparison, 'fit_with_bar', None) # would fail where it trained again
     assert cnnfast_here(*run, '--resume').returncode == 0
     fails_with(cnnfast_here('run', '--models', 'ann', '--autoencoder', '--out', tmp_path/'other'), 'None of ann has maps', 'convolutions')
     assert not (tmp_path/'other').exists()

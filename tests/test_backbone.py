@@ -3,13 +3,11 @@ import json, re, socket
 import numpy as np, pytest, timm, torch
 from conftest import TINY, needs_cifar, needs_tiny
 from safetensors.torch import load_file
-from cnnfast.datasets import *
-from cnnfast.standard import *
-from cnnfast.loading import *
-from cnnfast.backbone import *
-from cnnfast.training import *
-from cnnfast.transfer import *
-from cnnfast.evaluation import *
+from cnnfast.data.dataset import digits
+from cnnfast.data.standard_sets import cifar10, tiny_imagenet
+from cnnfast.models.pretrained import TINY_RESNET
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.evaluation.metrics import evaluate
 
 CONFIG = json.loads((TINY_RESNET/'config.json').read_text())
 CARD = (TINY_RESNET/'README.md').read_text()
@@ -21,7 +19,9 @@ def test_no_download(monkeypatch):
     body = transfer_learner(digits().dataloaders(), seed=0).model[0][-1].model
     weights = load_file(TINY_RESNET/'weights.safetensors')
     assert (body.layer4[1].conv2.weight.cpu() == weights['layer4.1.conv2.weight'].float()).all()
-    assert body.conv1.weight.shape[1] == 1 and torch.allclose(body.conv1.weight.cpu(), weights['conv1.weight'].float().sum(1, keepdim=True), atol=2e-3) # grey: timm adds the channels up, in half precision
+    # grey: timm adds the channels up, in half precision
+    assert body.conv1.weight.shape[1] == 1
+    assert torch.allclose(body.conv1.weight.cpu(), weights['conv1.weight'].float().sum(1, keepdim=True), atol=2e-3)
 
 def test_size_and_card():
     assert sum(o.stat().st_size for o in TINY_RESNET.iterdir()) < 6e6
@@ -54,6 +54,7 @@ def test_accuracy_of_the_card():
     rows = test[np.arange(len(test)) % 5 > 0][::7][:1000]
     cfg = CONFIG['timm']
     xb = (torch.from_numpy(np.array(pics[rows])).float()/255 - torch.tensor(cfg['mean'])[:,None,None])/torch.tensor(cfg['std'])[:,None,None]
-    with torch.inference_mode(): acc = (timm.create_model('tiny_resnet', pretrained=True).eval()(xb).argmax(1).numpy() == data.targs[rows]).mean()
+    with torch.inference_mode():
+        acc = (timm.create_model('tiny_resnet', pretrained=True).eval()(xb).argmax(1).numpy() == data.targs[rows]).mean()
     claim = float(re.search(r'([\d.]+)% accuracy', CARD)[1])/100
     assert abs(acc - claim) < 3*(claim*(1-claim)/len(rows))**0.5

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from conftest import cnnfast, cnnfast_here, fails_with
-from cnnfast.files import *
-from cnnfast.pictures import *
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.loading import *
-from cnnfast.inspection import *
+from cnnfast.core.disk import cnnfast_home
+from cnnfast.data.download import unpack_archives
+from cnnfast.data.pictures import Picture, open_picture
+from cnnfast.data.dataset import ImageData
+from cnnfast.data.folders import image_folder, image_table, sample_folder
 
 rng = np.random.default_rng(0)
 def noise(mode='RGB', size=(20, 16)): return Image.fromarray(rng.integers(0, 256, (*size[::-1], 4), dtype=np.uint8), 'RGBA').convert(mode)
@@ -133,7 +132,8 @@ def test_unlabelled_test_folder(photos, tmp_path):
 @pytest.fixture
 def table(photos):
     import pandas as pd
-    return pd.DataFrame([(f'{o.parent.name}/{o.name}', o.parent.name, o.stem[:3]) for o in sorted(photos.rglob('*.png'))], columns=['file', 'label', 'row'])
+    return pd.DataFrame([(f'{o.parent.name}/{o.name}', o.parent.name, o.stem[:3]) for o in sorted(photos.rglob('*.png'))],
+                        columns=['file', 'label', 'row'])
 
 def test_table(table, photos):
     table.to_csv(photos/'labels.csv', index=False)
@@ -150,13 +150,15 @@ def test_table_groups(table, photos):
     rows = {k:{data.items[int(i)].stem[:3] for i in v} for k,v in data.splits.items()}
     assert not rows['train'] & rows['valid'] and not rows['train'] & rows['test'] and not rows['valid'] & rows['test']
     torn = table.assign(split=['train', 'valid']*247)
-    with raises(ValueError, 'sources stand in more than one of the given splits', 'train and valid'): image_table(torn, photos, split_col='split', group_col='row')
+    with raises(ValueError, 'sources stand in more than one of the given splits', 'train and valid'):
+        image_table(torn, photos, split_col='split', group_col='row')
     with raises(ValueError, 'Too few sources to split: flower'): image_table(table.assign(row=table.label), photos, group_col='row')
 
 def test_table_splits(table, photos):
     split = ['Train', 'val', 'TEST', 'train']*124
     data = image_table(table.assign(split=split[:494]), photos, split_col='split')
-    assert [len(data.splits[k]) for k in data.splits] == [split[:494].count('Train')+split[:494].count('train'), split[:494].count('val'), split[:494].count('TEST')]
+    assert [len(data.splits[k]) for k in data.splits] == [split[:494].count('Train')+split[:494].count('train'), split[:494].count('val'),
+                                                          split[:494].count('TEST')]
     assert len(image_table(table.assign(is_valid=[i % 5 == 0 for i in range(494)]), photos, split_col='is_valid').splits['valid']) == 99
     with raises(ValueError, "Column 'split' says 'holdout'"): image_table(table.assign(split='holdout'), photos, split_col='split')
     with raises(ValueError, 'leaves nothing for training'): image_table(table.assign(split='test'), photos, split_col='split')
@@ -185,7 +187,8 @@ def test_table_labels(table, photos):
     data = image_table(photos/'labels.csv')
     assert data.vocab == ['007', 'NA'] and len(data) == 491 and len(data.unlabelled) == 3
     concat = __import__('pandas').concat
-    with raises(ValueError, 'gives two splits to 494 files'): image_table(concat([table.assign(s='train'), table.assign(s='valid')]), photos, split_col='s')
+    with raises(ValueError, 'gives two splits to 494 files'):
+        image_table(concat([table.assign(s='train'), table.assign(s='valid')]), photos, split_col='s')
     with raises(ValueError, 'gives two groups to 5 files'): image_table(concat([table, table[:5].assign(row='x')]), photos, group_col='row')
     assert len(image_table(concat([table, table.assign(file='flower/../' + table.file)]), photos)) == 494
     assert len(image_table(table.assign(row=table.row.where(table.row != '000')), photos, group_col='row')) == 494 # no source is known
@@ -202,7 +205,8 @@ def test_unreadable_pictures_are_named_counted_and_left_out(photos):
     (photos/'flower'/'zz-empty.png').touch()
     for in_memory in (True, False):
         data = image_folder(photos)
-        with pytest.warns(UserWarning, match='3 of 497 pictures of photos cannot be read.*zz-'): dls = data.dataloaders(bs=32, in_memory=in_memory, num_workers=0)
+        with pytest.warns(UserWarning, match='3 of 497 pictures of photos cannot be read.*zz-'):
+            dls = data.dataloaders(bs=32, in_memory=in_memory, num_workers=0)
         assert len(data) == 494 and {Path(o).name for o in data.left_out} == {'zz-text.jpg', 'zz-cut.png', 'zz-empty.png'}
         assert sum(len(y) for dl in (dls.train.new(drop_last=False, shuffle=False), dls.valid, dls.test) for _,y in dl) == 494
 
@@ -214,7 +218,8 @@ def test_no_readable_picture(tmp_path):
         warnings.simplefilter('ignore')
         with raises(ValueError, 'no readable picture'): image_folder(tmp_path).dataloaders()
 
-@pytest.mark.parametrize('mode,ext', [('L', 'png'), ('P', 'gif'), ('1', 'png'), ('CMYK', 'jpg'), ('RGBA', 'png'), ('LA', 'png'), ('I;16', 'png'), ('I;16', 'tif'), ('F', 'tif')])
+@pytest.mark.parametrize('mode,ext', [('L', 'png'), ('P', 'gif'), ('1', 'png'), ('CMYK', 'jpg'), ('RGBA', 'png'), ('LA', 'png'),
+                                      ('I;16', 'png'), ('I;16', 'tif'), ('F', 'tif')])
 def test_odd_modes(mode, ext, tmp_path):
     "Grey, palette, CMYK, transparent, 16-bit and float pictures all become 8-bit RGB, without losing their range"
     if mode == 'I;16': im = Image.fromarray((np.arange(320, dtype=np.uint16).reshape(16, 20)*200))
@@ -271,9 +276,10 @@ def test_archive_is_read(photos, tmp_path):
     for f in ('photos.tar.gz', 'photos.zip'):
         data = image_folder(tmp_path/f)
         assert data.name == 'photos' and len(data) == 494 and data.vocab == ['flower', 'temple']
-    assert unpack(tmp_path/'photos.zip') == unpack(tmp_path/'photos.zip')
+    assert unpack_archives(tmp_path/'photos.zip') == unpack_archives(tmp_path/'photos.zip')
 
-def left_over(): return [o for o in (cnnfast_home()/'archives').glob('.*') if o.suffix != '.lock'] if (cnnfast_home()/'archives').exists() else []
+def left_over():
+    return [o for o in (cnnfast_home()/'archives').glob('.*') if o.suffix != '.lock'] if (cnnfast_home()/'archives').exists() else []
 
 def test_archive_cut_off(photos, tmp_path):
     with tarfile.open(tmp_path/'cut.tgz', 'w:gz') as t: t.add(photos, 'photos')
@@ -307,7 +313,7 @@ def test_killed_while_unpacking(photos, tmp_path):
     "What a killed process leaves is not mistaken for the data"
     with tarfile.open(tmp_path/'k.tar', 'w') as t: t.add(photos, 'photos')
     code = f'''
-import cnnfast.files as f, cnnfast.folders as d, os, signal
+import cnnfast.data.download as f, cnnfast.data.folders as d, os, signal
 real,n = f.with_progress,[0]
 def killing(it, *args):
     for o in real(it, *args):
@@ -327,7 +333,8 @@ def small_disk(tmp_path):
     "A file system of two megabytes"
     d = tmp_path/'disk'
     d.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', d], capture_output=True).returncode: pytest.skip('needs the right to mount a tmpfs')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', d], capture_output=True).returncode:
+        pytest.skip('needs the right to mount a tmpfs')
     yield d
     subprocess.run(['umount', d])
 
@@ -343,7 +350,7 @@ def test_full_disk_while_decoding(photos, small_disk, monkeypatch):
     data = image_folder(photos, size=64) # 6 MB decoded
     with raises(OSError, 'No space left', 'cache=False'): data.dataloaders()
     real = __import__('shutil').disk_usage
-    monkeypatch.setattr('cnnfast.loading.shutil.disk_usage', lambda p: real('/')) # the disk fills up meanwhile
+    monkeypatch.setattr('cnnfast.data.store.shutil.disk_usage', lambda p: real('/')) # the disk fills up meanwhile
     with raises(OSError, 'No space left', 'cache=False'): data.dataloaders()
     assert not [o for o in small_disk.rglob('*') if o.is_file() and o.suffix != '.lock']
     assert data.dataloaders(cache=False).one_batch()[0].shape == (64, 3, 64, 64)

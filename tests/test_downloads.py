@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from server import serve
-from cnnfast.files import *
-import cnnfast.standard as standard
+from cnnfast.data.download import download_file, fetch_archive
+import cnnfast.data.standard_sets as standard
 
 BODY = np.random.default_rng(0).bytes(400_000)
 def md5(body): return 'md5:' + hashlib.md5(body).hexdigest()
@@ -16,7 +16,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr('time.sleep', lambda s: None) # between tries
     return tmp_path/'home'
 
-def get(s, folder, known=md5(BODY), **kwargs): return download(f'{s.url}/file.bin', folder, known, **{'timeout':1, 'retries':3, **kwargs})
+def get(s, folder, known=md5(BODY), **kwargs):
+    return download_file(f'{s.url}/file.bin', folder, known, **{'timeout':1, 'retries':3, **kwargs})
 def names(folder): return sorted(o.name for o in Path(folder).iterdir())
 
 def test_whole(tmp_path):
@@ -38,9 +39,8 @@ def test_server_that_cannot_resume(tmp_path):
 def test_given_up_and_taken_up_again(tmp_path):
     "After the last try there is no file, and the next call goes on"
     with serve(BODY, [('stall', 200_000), ('stall', 50_000)]) as s:
-        start = time.time()
         with pytest.raises(ConnectionError, match='could not be downloaded'): get(s, tmp_path, retries=1)
-        assert time.time()-start < 10 and names(tmp_path) == ['.file.bin.part']
+        assert len(s.asked) == 2 and names(tmp_path) == ['.file.bin.part']
         assert get(s, tmp_path).read_bytes() == BODY
         assert s.asked[-1] is not None
 
@@ -65,7 +65,8 @@ def test_left_over_of_another_file(tmp_path):
     with serve(BODY) as s: assert get(s, tmp_path).read_bytes() == BODY
 
 def test_nobody_there(tmp_path):
-    with pytest.raises(ConnectionError, match='could not be downloaded'): download('http://127.0.0.1:9/x.bin', tmp_path, md5(BODY), retries=0)
+    with pytest.raises(ConnectionError, match='could not be downloaded'):
+        download_file('http://127.0.0.1:9/x.bin', tmp_path, md5(BODY), retries=0)
 
 def test_not_found(tmp_path):
     with serve(b'') as s, pytest.raises(ConnectionError): get(s, tmp_path, retries=0)
@@ -76,8 +77,11 @@ def cifar_archive():
     "CIFAR-100's own archive, five pictures of each class"
     rng,out = np.random.default_rng(0),io.BytesIO()
     fine = [f'fine_{i:03}' for i in range(100)]
-    def split(n): return {b'data':rng.integers(0, 256, (100*n, 3072), dtype=np.uint8), b'fine_labels':list(range(100))*n, b'coarse_labels':[i // 5 for i in range(100)]*n}
-    files = dict(train=split(20), test=split(2), meta={b'fine_label_names':[o.encode() for o in fine], b'coarse_label_names':[f'coarse_{i:02}'.encode() for i in range(20)]})
+    def split(n):
+        return {b'data':rng.integers(0, 256, (100*n, 3072), dtype=np.uint8), b'fine_labels':list(range(100))*n,
+                b'coarse_labels':[i // 5 for i in range(100)]*n}
+    files = dict(train=split(20), test=split(2), meta={b'fine_label_names':[o.encode() for o in fine],
+                                                       b'coarse_label_names':[f'coarse_{i:02}'.encode() for i in range(20)]})
     with tarfile.open(fileobj=out, mode='w:gz') as t:
         for name,o in files.items():
             m = tarfile.TarInfo(f'cifar-100-python/{name}')
@@ -105,7 +109,7 @@ def test_killed(when, archive, home, monkeypatch):
     "A process killed while it downloads or unpacks leaves nothing that the next one mistakes for the data"
     with serve(archive, [('stall', 2_000_000)] if when == 'download' else []) as s:
         code = f'''
-import cnnfast.standard as st, cnnfast.files as f, os, signal
+import cnnfast.data.standard_sets as st, cnnfast.data.download as f, os, signal
 st.ARCHIVES['cifar100'] = ({s.url + "/cifar-100-python.tar.gz"!r}, {md5(archive)!r})
 if {when == "unpack"}:
     real = f.with_progress
@@ -122,7 +126,8 @@ st.cifar100()
         p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code])
         if when == 'download':
             end = time.monotonic()+60
-            while not any(o.stat().st_size > 1_000_000 for o in home.glob('downloads/*/.*.part')) and time.monotonic() < end: os.sched_yield()
+            while not any(o.stat().st_size > 1_000_000 for o in home.glob('downloads/*/.*.part')) and time.monotonic() < end:
+                os.sched_yield()
             p.send_signal(signal.SIGKILL)
         assert p.wait(60) == -signal.SIGKILL
         assert not list((home/'archives').glob('cifar-100-python*'))

@@ -6,17 +6,17 @@ import torch
 from PIL import Image
 from conftest import cnnfast_here, fails_with
 from test_standard import write_cifar100
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.standard import *
-from cnnfast.loading import *
-from cnnfast.training import *
-from cnnfast.evaluation import *
-from cnnfast.saving import *
-from cnnfast.combining import *
-from cnnfast.ensembling import *
-from cnnfast.submissions import *
-import cnnfast.ensembling
+from cnnfast.data.dataset import digits
+from cnnfast.data.folders import image_folder
+from cnnfast.data.standard_sets import cifar100
+from cnnfast.training.learner import scratch_learner
+from cnnfast.evaluation.metrics import evaluate
+from cnnfast.saving.folder import SavedModel, as_classifier, load_model, read_config, save_model, write_config
+from cnnfast.ensembling.combining import COMBINATIONS, FITTED, combine_probs, fit_combination, given_weights
+from cnnfast.ensembling.ensemble import Ensemble, ensemble
+from cnnfast.ensembling.snapshots import Snapshots
+from cnnfast.ensembling.submission import submission
+import cnnfast.ensembling.members
 
 def raises(exc, *words): return pytest.raises(exc, match='(?s)' + '.*'.join(words))
 def quiet(learn, epochs=3):
@@ -42,7 +42,8 @@ def folders(learners, tmp_path_factory):
 
 # Combinations, by hand
 
-p = np.array([[[.7, .2, .1], [.3, .3, .4]], [[.1, .8, .1], [.5, .1, .4]], [[.2, .5, .3], [.4, .35, .25]]]) # three members, two pictures, three classes
+# three members, two pictures, three classes
+p = np.array([[[.7, .2, .1], [.3, .3, .4]], [[.1, .8, .1], [.5, .1, .4]], [[.2, .5, .3], [.4, .35, .25]]])
 logs = np.log(p)
 
 def test_means_by_hand():
@@ -54,7 +55,9 @@ def test_means_by_hand():
 def test_votes_by_hand():
     "Ties go to the higher mean, and no hundredth of a vote outweighs one"
     votes = combine_probs('vote', logs)
-    assert votes.argmax(1).tolist() == [1, 0] and np.allclose(votes.sum(1), 1) and np.allclose(votes, [[1/3, 2/3, 0], [2/3, 0, 1/3]], atol=0.01)
+    assert votes.argmax(1).tolist() == [1, 0]
+    assert np.allclose(votes.sum(1), 1)
+    assert np.allclose(votes, [[1/3, 2/3, 0], [2/3, 0, 1/3]], atol=0.01)
     two = np.log([[[.6, .4]], [[.1, .9]]])
     assert combine_probs('vote', two)[0].argmax() == 1 and combine_probs('vote', two[:,:,::-1])[0].argmax() == 0
     sure = np.log([[[.98, .01, .01]], [[.3, .4, .3]], [[.3, .4, .3]]])
@@ -94,7 +97,8 @@ def test_each_member_is_what_its_learner_is(learners, folders):
         assert np.allclose(ens.probs(), np.mean([truth(o) for o in learners], axis=0), atol=1e-5)
         assert (ens.targs('test') == evaluate(learners[0]).targs).all()
     lazy = ensemble(learners[2])
-    assert (lazy.targs('valid') == ensemble(learners[0]).targs('valid')).all() and np.allclose(lazy.probs('valid'), truth(learners[2], 1), atol=1e-5)
+    assert (lazy.targs('valid') == ensemble(learners[0]).targs('valid')).all()
+    assert np.allclose(lazy.probs('valid'), truth(learners[2], 1), atol=1e-5)
 
 def test_other_order_of_classes(data, learners):
     "Matched by name, wherever the ensemble takes its order from"
@@ -106,7 +110,7 @@ def test_other_order_of_classes(data, learners):
     assert np.allclose(a.probs(), b.probs()[:,np.argsort(order)], atol=1e-6)
     assert a.evaluate().metrics['accuracy'] == b.evaluate().metrics['accuracy'] > 0.5
     for how in FITTED: # on other pictures, in another order, what was fitted still fits
-        assert np.allclose(a.combine(how).fit().on(turned.dls).probs('test'), a.combine(how).probs('test'), atol=1e-5)
+        assert np.allclose(a.combine(how).fit().with_dataloaders(turned.dls).probs('test'), a.combine(how).probs('test'), atol=1e-5)
 
 def test_loaded_one_at_a_time(folders, learners, monkeypatch):
     alive,most = [],[]
@@ -115,7 +119,7 @@ def test_loaded_one_at_a_time(folders, learners, monkeypatch):
         c = load_model(*args)
         alive.append(weakref.ref(c.model))
         return c
-    monkeypatch.setattr(cnnfast.ensembling, 'load_model', load)
+    monkeypatch.setattr(cnnfast.ensembling.members, 'load_model', load)
     ens = ensemble(folders, dls=learners[0].dls)
     assert not most # so far only their configurations were read
     ens.combine('weights').evaluate()
@@ -128,7 +132,7 @@ def test_predicted_once(learners, monkeypatch):
     monkeypatch.setattr(SavedModel, 'outputs', counted)
     ens = ensemble(learners)
     for how in COMBINATIONS: ens.combine(how).table(); ens.combine(how).differences(); ens.combine(how).evaluate('valid')
-    ens.combine([1, 1, 0]).spare()
+    ens.combine([1, 1, 0]).contributions()
     assert sum(calls) == 3*(len(ens.targs('valid')) + len(ens.targs('test')))
 
 def test_test_labels_are_not_read():
@@ -149,7 +153,8 @@ def test_fitted_is_not_worse(learners):
 def test_several_views(data, photos):
     learn = quiet(scratch_learner(image_folder(photos, size=32).dataloaders(bs=64), 'fast_cnn', widths=(16, 32, 32), seed=0), 1)
     ens = ensemble(learn, tta=True)
-    assert np.allclose(ens.probs(), evaluate(learn, multi_crop=True).probs, atol=1e-5) and not np.allclose(ens.probs(), truth(learn), atol=1e-3)
+    assert np.allclose(ens.probs(), evaluate(learn, multi_crop=True).probs, atol=1e-5)
+    assert not np.allclose(ens.probs(), truth(learn), atol=1e-3)
     assert ens.name == 'fast_cnn, several views' and len(ens.table()) == 1
 
 def test_what_could_go(data, learners):
@@ -160,9 +165,11 @@ def test_what_could_go(data, learners):
     assert t.loc['good', 'low'] < t.loc['good', 'accuracy'] < t.loc['good', 'high'] and ens.best == 'good'
     d = ens.differences()
     a,b = ens.evaluate(),ens.evaluations()['good']
-    assert d.gained.sum()-d.lost.sum() == (a.preds == a.targs).sum()-(b.preds == b.targs).sum() and d.attrs['mcnemar']['only_a'] == d.gained.sum() and d.pictures.sum() == len(a.targs)
+    assert d.gained.sum()-d.lost.sum() == (a.preds == a.targs).sum()-(b.preds == b.targs).sum()
+    assert d.attrs['mcnemar']['only_a'] == d.gained.sum()
+    assert d.pictures.sum() == len(a.targs)
     assert ens.show_table().loc['good', 'could go'] == 'no' and ens.without('untrained').names == ['good']
-    assert len(ens.combine([1, 0]).spare()) == 1 # without the only one that counts there is nothing
+    assert len(ens.combine([1, 0]).contributions()) == 1 # without the only one that counts there is nothing
 
 # Folders
 
@@ -172,9 +179,10 @@ def test_saved_and_loaded(how, learners, folders, tmp_path):
         ens = ensemble(members, how) if i == 0 else ensemble(members, how, dls=learners[0].dls, device='cpu')
         again = load_model(ens.save(tmp_path/str(i)), 'cpu')
         assert isinstance(again, Ensemble) and again.names == ens.names and (again.fitted == ens.fitted or how == [3, 2, 1])
-        assert np.allclose(again.on(learners[0].dls).probs('test'), ens.probs('test'), atol=1e-5)
+        assert np.allclose(again.with_dataloaders(learners[0].dls).probs('test'), ens.probs('test'), atol=1e-5)
         pics = learners[0].dls.test.store.pics[learners[0].dls.test.rows][:20]
-        assert np.allclose(again.predict_proba(pics), ens.probs('test')[:20], atol=1e-5) and list(again.predict(pics).label) == [ens.classes[o] for o in ens.probs('test').argmax(1)[:20]]
+        assert np.allclose(again.predict_proba(pics), ens.probs('test')[:20], atol=1e-5)
+        assert list(again.predict(pics).label) == [ens.classes[o] for o in ens.probs('test').argmax(1)[:20]]
     with raises(FileExistsError, 'exists already'): ens.save(tmp_path/'0')
     with raises(FileExistsError, 'exists already'): save_model(ens, tmp_path/'0')
     assert not [o for o in tmp_path.rglob('.*')]
@@ -213,13 +221,14 @@ def test_snapshots(data, tmp_path):
 def test_snapshots_of_a_killed_training(data, tmp_path):
     "Killed between a snapshot and its checkpoint, it goes on and has all of them"
     from fastai.vision.all import Callback
-    from cnnfast.checkpoints import Checkpoint
+    from cnnfast.training.checkpoints import Checkpoint
     class _Kill(Callback):
         order = 950
         def after_epoch(self):
             if self.epoch == 1: raise KeyboardInterrupt
     dls = data.dataloaders(bs=30)
-    def learner(*cbs, **kwargs): return scratch_learner(dls, 'cnn', seed=0, cbs=[Snapshots(tmp_path/'s'), Checkpoint(tmp_path/'c.safetensors', **kwargs), *cbs])
+    def learner(*cbs, **kwargs):
+        return scratch_learner(dls, 'cnn', seed=0, cbs=[Snapshots(tmp_path/'s'), Checkpoint(tmp_path/'c.safetensors', **kwargs), *cbs])
     with pytest.raises(KeyboardInterrupt): quiet(learner(_Kill()))
     assert len(list((tmp_path/'s').iterdir())) == 2
     learn = quiet(learner(resume=True))
@@ -241,7 +250,7 @@ def test_other_classes(data, learners, photos):
     with raises(ValueError, 'cnn \\(2\\) has other classes than', 'lacks 0, 3, 4 and 4 more'): ensemble([learners[0], some])
     other = scratch_learner(image_folder(photos, size=8).dataloaders(bs=30), 'cnn')
     with raises(ValueError, 'other classes', 'lacks 0, 1', 'has flower, temple'): ensemble([learners[0], other], dls=learners[0].dls)
-    with raises(ValueError, 'The pictures', 'other classes than cnn'): ensemble(as_classifier(learners[0])).on(other.dls)
+    with raises(ValueError, 'The pictures', 'other classes than cnn'): ensemble(as_classifier(learners[0])).with_dataloaders(other.dls)
 
 def test_other_pictures(learners):
     other = scratch_learner(digits(seed=1).dataloaders(bs=30), 'cnn')
@@ -256,15 +265,17 @@ def test_weights_that_are_no_numbers(learners, tmp_path):
     for p in bad.model.parameters(): p.data.fill_(1e30)
     with raises(ValueError, 'cnn puts out NaN or infinite'): ensemble(bad).probs()
 
-@pytest.mark.parametrize('how,words', [([1, 2], '2 weights for 3'), ([1, np.nan, 1], 'finite'), ([1, -1, 1], 'below 0'), ([0, 0, 0], 'above it'), ('meen', 'did you mean mean'), ('given', 'is not known')], ids=str)
+@pytest.mark.parametrize('how,words', [([1, 2], '2 weights for 3'), ([1, np.nan, 1], 'finite'), ([1, -1, 1], 'below 0'),
+                                       ([0, 0, 0], 'above it'), ('meen', 'did you mean mean'), ('given', 'is not known')], ids=str)
 def test_bad_combinations(how, words, learners):
     with raises(ValueError, words): ensemble(learners, how)
 
 def test_too_small_to_fit(data, learners, folders):
-    few = data.subset(per_class=2, splits='valid').dataloaders(bs=30)
+    little = data.subset(per_class=2, splits='valid').dataloaders(bs=30)
     cs = [as_classifier(o) for o in learners]
-    with raises(ValueError, 'valid has 20 pictures, too few to weigh 3 members: it takes 30', "how='mean'"): ensemble(cs, 'weights', dls=few)
-    with raises(ValueError, 'valid has 2 pictures of 0, too few for stacking: it takes 3'): ensemble(cs, 'stack', dls=few)
+    with raises(ValueError, 'valid has 20 pictures, too few to weigh 3 members: it takes 30', "how='mean'"):
+        ensemble(cs, 'weights', dls=little)
+    with raises(ValueError, 'valid has 2 pictures of 0, too few for stacking: it takes 3'): ensemble(cs, 'stack', dls=little)
     with raises(ValueError, 'fitted on valid: give dls='): ensemble(folders, 'weights')
     with raises(ValueError, 'knows no data'): ensemble(folders).evaluate()
     with raises(ValueError, "no split 'tset'"): ensemble(learners).evaluate('tset')
@@ -290,8 +301,9 @@ def test_submission(kind, learners, folders, contest, tmp_path):
     with raises(FileExistsError, 's.csv exists already'): submission(model, folder, tmp_path/'s.csv')
 
 def test_pictures_without_files(data, learners, tmp_path):
-    from cnnfast.pictures import Picture, pick
-    hidden = data.new(splits={k:data.splits[k] for k in ('train', 'valid')}, unlabelled=[Picture(o.array) for o in pick(data.items, data.splits['test'])])
+    from cnnfast.data.pictures import Picture, take_items
+    hidden = data.new(splits={k:data.splits[k] for k in ('train', 'valid')},
+                      unlabelled=[Picture(o.array) for o in take_items(data.items, data.splits['test'])])
     t = submission(learners[0], hidden, tmp_path/'a.csv')
     assert list(t.id) == [str(i) for i in range(len(t))] and list(t.label.astype(int)) == truth(learners[0]).argmax(1).tolist()
     assert submission(learners[0], hidden.dataloaders(bs=30), tmp_path/'b.csv').equals(t)
@@ -327,10 +339,12 @@ def test_sample(end, labels, want, colours, tmp_path):
     assert list(t.columns) == ['Id', 'Category'] and list(t.Id) == ids
     assert list(t.Category) == (names if want == 'names' else [['blue', 'green', 'red'].index(o) for o in names])
     assert (tmp_path/'s.csv').read_text().splitlines()[1] == f'{ids[0]},{names[0] if want == "names" else 0}'
-    assert list(submission(model, root/'test', tmp_path/'n.csv', labels='numbers').label) == [2, 1, 0, 2, 1, 0] # files sorted by name: red, green, blue, …
+    # files sorted by name: red, green, blue, …
+    assert list(submission(model, root/'test', tmp_path/'n.csv', labels='numbers').label) == [2, 1, 0, 2, 1, 0]
 
 @pytest.mark.parametrize('ids,labels,words', {
-    'others': ([0, 10, 20, 30, 40, 60], 'red', ['other ids than the pictures', '1 are of no picture .60.', '1 pictures are not in it .50.']),
+    'others': ([0, 10, 20, 30, 40, 60], 'red', ['other ids than the pictures', '1 are of no picture .60.',
+                                                '1 pictures are not in it .50.']),
     'too few': ([0, 10], 'red', ['other ids', '4 pictures are not in it .20, 30, 40 and 1 more']),
     'twice': ([0, 0, 10, 20, 30, 40, 50], 'red', ['names 1 ids more than once: 0']),
     'unknown label': ([0, 10, 20, 30, 40, 50], 'read', ["label 'read', which is no class", 'did you mean red'])}.values())
@@ -343,7 +357,8 @@ def test_bad_sample(ids, labels, words, colours, tmp_path, monkeypatch):
 def test_bad_submissions(colours, tmp_path, monkeypatch):
     root,(model,_) = colours
     with raises(FileNotFoundError, 'gone.csv does not exist'): submission(model, root/'test', tmp_path/'s.csv', tmp_path/'gone.csv')
-    with raises(ValueError, 'has 1 columns'): (tmp_path/'one.csv').write_text('id\n1'); submission(model, root/'test', tmp_path/'s.csv', tmp_path/'one.csv')
+    with raises(ValueError, 'has 1 columns'):
+        (tmp_path/'one.csv').write_text('id\n1'); submission(model, root/'test', tmp_path/'s.csv', tmp_path/'one.csv')
     with raises(ValueError, "labels='words' is not known"): submission(model, root/'test', tmp_path/'s.csv', labels='words')
     with raises(FileNotFoundError, 'nowhere does not exist'): submission(model, root/'test', tmp_path/'nowhere'/'s.csv')
     with raises(ValueError, '12 ids stand for more than one picture'): submission(model, root/'train', tmp_path/'s.csv')
@@ -361,11 +376,13 @@ def test_command(colours, tmp_path):
     res = cnnfast_here('submit', *models, '--pictures', root/'test', '--out', tmp_path/'a.csv')
     assert res.returncode == 0 and '6 pictures labelled' in res.stdout, res.stderr
     assert (tmp_path/'a.csv').read_text().splitlines()[:3] == ['id,label', '0,red', '10,green']
-    res = cnnfast_here('submit', models[0].parent, '--pictures', root, '--how', 'weights', '--tta', '--sample', sample(tmp_path, [50, 0, 10, 40, 20, 30], 1), '--out', tmp_path/'b.csv')
+    res = cnnfast_here('submit', models[0].parent, '--pictures', root, '--how', 'weights', '--tta', '--sample',
+                       sample(tmp_path, [50, 0, 10, 40, 20, 30], 1), '--out', tmp_path/'b.csv')
     assert res.returncode == 2 and 'too few to weigh' in res.stderr # 7 pictures are in valid
     res = cnnfast_here('submit', models[0].parent, '--pictures', root, '--how', 'stack', '--out', tmp_path/'b.csv')
     fails_with(res, 'too few for stacking')
-    assert cnnfast_here('submit', models[0].parent, '--pictures', root, '--how', 'vote', '--sample', tmp_path/'sample.csv', '--out', tmp_path/'b.csv').returncode == 0
+    assert cnnfast_here('submit', models[0].parent, '--pictures', root, '--how', 'vote', '--sample', tmp_path/'sample.csv', '--out',
+                        tmp_path/'b.csv').returncode == 0
     assert (tmp_path/'b.csv').read_text().splitlines()[:3] == ['Id,Category', '50,0', '0,2']
     whole = save_model(ensemble(models), tmp_path/'ensemble')
     assert cnnfast_here('submit', whole, '--pictures', root/'test', '--out', tmp_path/'c.csv', '--labels', 'numbers').returncode == 0
@@ -373,7 +390,8 @@ def test_command(colours, tmp_path):
     assert cnnfast_here('predict', whole, root/'test'/'0.png').stdout.splitlines()[1].split(',')[1] == 'red'
     fails_with(cnnfast_here('submit', whole, '--how', 'vote', '--pictures', root/'test', '--out', tmp_path/'d.csv'), 'holds an ensemble')
     fails_with(cnnfast_here('submit', *models, '--pictures', root/'test', '--out', tmp_path/'a.csv'), 'exists already')
-    fails_with(cnnfast_here('submit', *models, '--pictures', root/'test', '--how', 'weights', '--out', tmp_path/'d.csv'), 'has none', '--how mean')
+    fails_with(cnnfast_here('submit', *models, '--pictures', root/'test', '--how', 'weights', '--out', tmp_path/'d.csv'), 'has none',
+               '--how mean')
     fails_with(cnnfast_here('submit', *models, '--pictures', root/'test', '--how', 'men', '--out', tmp_path/'d.csv'), "how='men'", 'mean')
     fails_with(cnnfast_here('submit', *models, '--pictures', 'digits', '--out', tmp_path/'d.csv'), 'digits has no pictures without labels')
     fails_with(cnnfast_here('submit', tmp_path/'gone', '--pictures', root/'test', '--out', tmp_path/'d.csv'), 'gone does not exist')
@@ -381,7 +399,8 @@ def test_command(colours, tmp_path):
 
 def test_command_fits_weights(photos, tmp_path):
     "On the validation pictures of the user's data, for pictures in its test folder"
-    for name in ('flower', 'temple'): (tmp_path/'own'/'train').mkdir(parents=True, exist_ok=True); (photos/name).rename(tmp_path/'own'/'train'/name)
+    for name in ('flower', 'temple'):
+        (tmp_path/'own'/'train').mkdir(parents=True, exist_ok=True); (photos/name).rename(tmp_path/'own'/'train'/name)
     (tmp_path/'own'/'test').mkdir()
     for i,o in enumerate(sorted((tmp_path/'own'/'train'/'temple').iterdir())[:5]): o.rename(tmp_path/'own'/'test'/f'{i}.png')
     dls = image_folder(tmp_path/'own').dataloaders(bs=64)
@@ -395,15 +414,17 @@ def test_command_on_cifar100(tmp_path):
     "The test pictures of the split that competitions use"
     path = write_cifar100(tmp_path/'cifar-100-python')
     save_model(scratch_learner(cifar100(path, split='kaggle').dataloaders(bs=32), 'cnn', seed=0), tmp_path/'m')
-    assert (res := cnnfast_here('submit', tmp_path/'m', '--pictures', 'cifar100', '--path', path, '--out', tmp_path/'s.csv')).returncode == 0, res.stderr
+    assert (res := cnnfast_here('submit', tmp_path/'m', '--pictures', 'cifar100', '--path', path, '--out',
+                                tmp_path/'s.csv')).returncode == 0, res.stderr
     t = pd.read_csv(tmp_path/'s.csv')
     assert list(t.id) == list(range(400)) and t.label.str.startswith('fine_').all()
 
 def test_trained_on_another_split(tmp_path):
     "Folders that say what they were trained on, beside other pictures"
-    from cnnfast.experiments import compare
+    from cnnfast.study.pipeline import compare
     compare(digits(), ['cnn'], seeds=1, epochs=1, out=tmp_path/'run', verbose=False)
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         ens = ensemble(tmp_path/'run'/'cnn', dls=digits().dataloaders(bs=30))
-    with pytest.warns(UserWarning, match='cnn seed-0: trained on other pictures than those of train'): ens.on(digits(seed=1).dataloaders(bs=30))
+    with pytest.warns(UserWarning, match='cnn seed-0: trained on other pictures than those of train'):
+        ens.with_dataloaders(digits(seed=1).dataloaders(bs=30))

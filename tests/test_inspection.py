@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from conftest import CIFAR, cnnfast, cnnfast_here, needs_cifar
-from cnnfast.files import *
-from cnnfast.pictures import *
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.loading import *
-from cnnfast.inspection import *
+from cnnfast.data.dataset import digits
+from cnnfast.data.folders import image_folder, sample_folder
 
 @pytest.fixture
 def split(tmp_path):
@@ -36,17 +32,20 @@ def test_leaks_are_errors(split, in_memory):
     "An exact copy, and one that was resized, saved again and brightened"
     a,b = textured(split/'test'),textured(split/'valid')
     (split/'train'/'flower'/'copy.png').write_bytes(a.read_bytes())
-    Image.open(b).resize((96, 96), Image.BICUBIC).point(lambda o: min(255, int(o*1.02))).save(split/'train'/'temple'/'again.jpg', quality=80)
+    Image.open(b).resize((96, 96), Image.BICUBIC).point(lambda o: min(255, int(o*1.02))).save(split/'train'/'temple'/'again.jpg',
+        quality=80)
     data = image_folder(split, size=48)
     with pytest.warns(UserWarning, match='leak: the same picture in train and in test'): found = data.check(in_memory=in_memory)
     assert not found.ok and len(data.splits['test']) == len(image_folder(split).splits['test'])
     pairs = named(found)
     assert pairs[frozenset((os.path.relpath(a, split), 'train/flower/copy.png'))] == 'exact'
     assert pairs[frozenset((os.path.relpath(b, split), 'train/temple/again.jpg'))] == 'near'
-    assert rows(found)['error', 'leak: the same picture in train and in test'] == 1 and rows(found)['error', 'leak: nearly the same picture in train and in valid'] == 1
+    assert rows(found)['error', 'leak: the same picture in train and in test'] == 1
+    assert rows(found)['error', 'leak: nearly the same picture in train and in valid'] == 1
     with pytest.raises(ValueError, match='leak'): found.raise_for_errors()
     clean = data.without(found.extra)
-    assert len(clean) == len(data)-2 and len(clean.splits['train']) == len(data.splits['train'])-2 # the copies go, the held-out pictures stay
+    # the copies go, the held-out pictures stay
+    assert len(clean) == len(data)-2 and len(clean.splits['train']) == len(data.splits['train'])-2
     assert clean.check(in_memory=in_memory).ok
     found.show()
 
@@ -57,7 +56,9 @@ def test_contradictions_blanks_and_broken_files(split):
     (split/'train'/'flower'/'cut.png').write_bytes(a.read_bytes()[:900])
     with pytest.warns(UserWarning, match='in two classes'): found = image_folder(split).check()
     res = rows(found)
-    assert res['error', 'the same picture in two classes'] == 1 and res['warning', 'of one colour'] == 3 and res['warning', 'cannot be read'] == 1
+    assert res['error', 'the same picture in two classes'] == 1
+    assert res['warning', 'of one colour'] == 3
+    assert res['warning', 'cannot be read'] == 1
     assert res['warning', 'the same picture twice in train'] == 1 and len(found.pairs) == 1 # blank pictures are not called duplicates
 
 def test_many_copies_of_one(split):
@@ -69,13 +70,15 @@ def test_many_copies_of_one(split):
 
 def test_classes_too_small(split):
     (split/'train'/'cat').mkdir()
-    for i in range(4): Image.fromarray(np.random.default_rng(i).integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(split/'train'/'cat'/f'{i}.png')
+    for i in range(4):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(split/'train'/'cat'/f'{i}.png')
     with pytest.warns(UserWarning, match='no pictures of cat'): found = image_folder(split).check()
     assert found.problems.iloc[0]['such as'] == 'cat (4)' and found.ok
 
 def test_grey_and_array_pictures():
     data = digits()
-    twice = data.new(items=[*data.items, data.items[0]], targs=[*data.targs, data.targs[0]], splits={**data.splits, 'test':[*data.splits['test'], len(data.items)]})
+    twice = data.new(items=[*data.items, data.items[0]], targs=[*data.targs, data.targs[0]],
+                     splits={**data.splits, 'test':[*data.splits['test'], len(data.items)]})
     with pytest.warns(UserWarning, match='leak'): found = twice.check()
     assert len(found.pairs) == 1 and data.check().ok and twice.check(in_memory=False).pairs.equals(found.pairs)
 
@@ -96,27 +99,31 @@ def test_command(split):
 
 @needs_cifar
 def test_real_cifar10_in_time_and_memory(tmp_path):
-    "All 60,000 pictures with a planted copy, near copy and cut file: under 60 s and 2 GB, decoding included"
+    "All 60,000 pictures with a planted copy, near copy and cut file: in less time than decoding them takes, and in 2 GB"
     code = f'''
 import os, re, time; from pathlib import Path
 from PIL import Image
-from cnnfast.standard import *; from cnnfast.inspection import *
+from cnnfast.data.standard_sets import cifar10; import cnnfast.data.inspection
 root = cifar10({str(CIFAR)!r}).path
 import shutil; root = Path(shutil.copytree(root, {str(tmp_path/"c")!r}, copy_function=os.link))
 test, train = sorted((root/"test"/"cat").iterdir()), sorted((root/"train"/"cat").iterdir())
 (root/"train"/"cat"/"copy.jpg").write_bytes(test[0].read_bytes())
 Image.open(train[7]).point(lambda o: min(255, round(o*1.02))).save(root/"train"/"cat"/"near.jpg", quality=85)
 (root/"train"/"cat"/"cut.jpg").write_bytes(train[8].read_bytes()[:600])
+data = cifar10(root)
 start = time.perf_counter()
-found = cifar10(root).check()
-seconds = time.perf_counter()-start
+data.decoded()
+middle = time.perf_counter()
+found = data.check()
+ratio = (time.perf_counter()-middle)/(middle-start)
 name = lambda i: found.data.items[int(i)].name
 pairs = {{(name(a), name(b)):k for a,b,k in zip(found.pairs.a, found.pairs.b, found.pairs.kind)}}
 kinds = [k for p,k in pairs.items() if "copy.jpg" in p or "near.jpg" in p]
-peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) # in KB; ru_maxrss would begin with the size of the process that started this one
-print(seconds, peak/2**20, ",".join(sorted(kinds)), ",".join(map(name, found.unreadable)))
+# in KB; ru_maxrss would begin with the size of the process that started this one
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(ratio, peak/2**20, ",".join(sorted(kinds)), ",".join(map(name, found.unreadable)))
 '''
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
-    seconds,gb,kinds,cut = res.stdout.split()
-    assert float(seconds) < 60 and float(gb) < 2 and kinds == 'exact,near' and cut == 'cut.jpg'
+    ratio,gb,kinds,cut = res.stdout.split()
+    assert float(ratio) < 1 and float(gb) < 2 and kinds == 'exact,near' and cut == 'cut.jpg'

@@ -1,13 +1,15 @@
 "Maps point at what decides the class; every tool works on cnnfast's models and timm's; what cannot be shown is said."
 import numpy as np, pytest, torch
-from cnnfast.pictures import Picture
-from cnnfast.datasets import *
-from cnnfast.loading import *
-from cnnfast.training import scratch_learner
-from cnnfast.transfer import transfer_learner
-from cnnfast.evaluation import evaluate
-from cnnfast.errors import split_pictures
-from cnnfast.interpretation import *
+from cnnfast.data.pictures import Picture
+from cnnfast.data.dataset import ImageData, digits
+from cnnfast.training.learner import scratch_learner
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.evaluation.metrics import evaluate
+from cnnfast.evaluation.mistakes import split_pictures
+from cnnfast.interpretation.activations import PictureBatch, activations, find_layer, look_at, stages
+from cnnfast.interpretation.filters import filter_patterns, first_filters, plot_filters
+from cnnfast.interpretation.maps import class_maps, occlusion_maps, plot_maps
+from cnnfast.interpretation.embeddings import embeddings, plot_embeddings
 import matplotlib.pyplot as plt
 
 SIDE,PATCH = 64,28
@@ -31,7 +33,8 @@ def planted(n, seed):
 def trained():
     "A network trained on planted pictures, pictures of its test split, and the boxes of these"
     items,boxes = planted(600, 0)
-    data = ImageData('planted', items, [k % 2 for k in range(600)], dict(train=np.arange(400), valid=np.arange(400, 500), test=np.arange(500, 600)), ['standing', 'lying'], size=SIDE, flip=False)
+    splits = dict(train=np.arange(400), valid=np.arange(400, 500), test=np.arange(500, 600))
+    data = ImageData('planted', items, [k % 2 for k in range(600)], splits, ['standing', 'lying'], size=SIDE, flip=False)
     learn = scratch_learner(data.dataloaders(bs=50, augment=False), 'custom_cnn', seed=0, widths=(16, 16, 32, 64))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(6)
     return learn,look_at(learn, 100, 'test'),boxes[500:]
@@ -54,12 +57,16 @@ def test_occlusion_points_at_what_decides(trained):
     learn,_,boxes = trained
     shown = look_at(learn, 20, 'test')
     maps = occlusion_maps(learn, shown, target=shown.targs, patch=16)[0]
-    assert np.mean([np.abs(np.subtract(np.unravel_index(m.argmax(), m.shape), (t+PATCH/2, l+PATCH/2))).max() < PATCH/2 for m,(t,l) in zip(maps, boxes)]) >= 0.9
+    assert np.mean([np.abs(np.subtract(np.unravel_index(m.argmax(), m.shape), (t+PATCH/2, l+PATCH/2))).max() < PATCH/2 for m,
+                    (t,l) in zip(maps, boxes)]) >= 0.9
 
 @pytest.fixture(scope='module')
 def dls(): return digits().subset(per_class=20).dataloaders(bs=32)
 
-def learner(dls, arch): return scratch_learner(dls, arch, seed=0) if arch in ('ann', 'cnn', 'custom_cnn', 'fast_cnn') else transfer_learner(dls, arch, pretrained=arch == 'tiny_resnet', seed=0, size=None if arch == 'tiny_resnet' else 64)
+def learner(dls, arch):
+    if arch in ('ann', 'cnn', 'custom_cnn', 'fast_cnn'): return scratch_learner(dls, arch, seed=0)
+    ours = arch == 'tiny_resnet'
+    return transfer_learner(dls, arch, pretrained=ours, seed=0, size=None if ours else 64)
 
 @pytest.mark.parametrize('arch', ('cnn', 'custom_cnn', 'fast_cnn', 'tiny_resnet', 'resnet18', 'mobilenetv3_small_050', 'convnext_atto'))
 def test_every_model(dls, arch):
@@ -99,7 +106,7 @@ def test_patterns_raise_what_they_are_made_for(trained):
     norm = learn.dls.after_batch.fs[-1]
     x = torch.from_numpy(pics).permute(0, 3, 1, 2).float()
     x = (x-norm.mean.cpu())/norm.std.cpu()
-    own = activations(learn, Shown(x, pics, None, ['a', 'b']), layer)[layer].mean((2, 3))
+    own = activations(learn, PictureBatch(x, pics, None, ['a', 'b']), layer)[layer].mean((2, 3))
     assert all(own[k,c] > real[:,c].max() for k,c in enumerate(channels))
 
 def test_embeddings_are_what_the_last_layer_gets(trained):
@@ -108,7 +115,8 @@ def test_embeddings_are_what_the_last_layer_gets(trained):
     last = [o for o in learn.model.modules() if isinstance(o, torch.nn.Linear)][-1]
     assert (last(torch.from_numpy(x)).argmax(1).numpy() == preds).all() and (y == shown.targs).all()
     ax = plot_embeddings(learn, 'test', n=60, method='pca')
-    assert sum(len(o.get_offsets()) for o in ax.collections[1:-1]) == 60 and len(ax.collections[-1].get_offsets()) == (y != preds)[:60].sum()
+    assert sum(len(o.get_offsets()) for o in ax.collections[1:-1]) == 60
+    assert len(ax.collections[-1].get_offsets()) == (y != preds)[:60].sum()
     plt.close('all')
 
 def test_drawn_maps(trained):
@@ -131,9 +139,11 @@ def test_files_and_grey_pictures(dls, tmp_path):
 def test_bad_input(dls):
     learn = learner(dls, 'cnn')
     shown = look_at(learn, 2)
-    for f in (lambda: activations(learn, shown, 'layers.0.cnv'), lambda: class_maps(learn, shown, layer='nowhere'), lambda: filter_patterns(learn, 'nowhere')):
+    for f in (lambda: activations(learn, shown, 'layers.0.cnv'), lambda: class_maps(learn, shown, layer='nowhere'),
+              lambda: filter_patterns(learn, 'nowhere')):
         with pytest.raises(ValueError, match='There is no layer'): f()
-    with pytest.raises(ValueError, match=list(dict(learn.model.named_modules()))[1]): find_layer(learn.model, list(dict(learn.model.named_modules()))[1] + 'x')
+    with pytest.raises(ValueError, match=list(dict(learn.model.named_modules()))[1]):
+        find_layer(learn.model, list(dict(learn.model.named_modules()))[1] + 'x')
     with pytest.raises(ValueError, match='no convolution'): plot_filters(learner(dls, 'ann'))
     with pytest.raises(ValueError, match='no map over the picture'): class_maps(learner(dls, 'ann'), shown)
     with pytest.raises(ValueError, match='gradcam, hirescam and cam'): class_maps(learn, shown, method='gradcm')

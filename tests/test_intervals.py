@@ -2,7 +2,7 @@
 import math, time
 import numpy as np, pytest
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-from cnnfast.intervals import *
+from cnnfast.evaluation.intervals import average_scores, mcnemar, metric_intervals, paired_difference, resampled_metrics
 
 def confusion_of(seed, c=5):
     "Chances of (actual, predicted), (c,c): classes of different sizes, right in about three of four cases"
@@ -75,13 +75,18 @@ def test_mcnemar():
     assert mcnemar(a, a)['p'] == 1
 
 def test_bootstrap_in_time():
-    "10,000 resamples of 10,000 pictures of 200 classes in under 5 s"
+    "10,000 resamples of 10,000 pictures of 200 classes, each at a tenth of what scikit-learn takes for one, or less"
+    from sklearn.metrics import precision_recall_fscore_support
     rng = np.random.default_rng(5)
     targs = rng.integers(0, 200, 10_000)
     preds = np.where(rng.random(10_000) < 0.5, targs, rng.integers(0, 200, 10_000))
     start = time.perf_counter()
+    for _ in range(10):
+        i = rng.integers(0, len(targs), len(targs))
+        precision_recall_fscore_support(targs[i], preds[i], labels=range(200), average='macro', zero_division=0)
+    theirs,start = (time.perf_counter()-start)/10,time.perf_counter()
     t = metric_intervals(targs, preds, 200)
-    assert time.perf_counter()-start < 5
+    assert (time.perf_counter()-start)/10_000 < theirs/10
     assert (t.low < t.value).all() and (t.value < t.high).all()
 
 def test_other_pictures():

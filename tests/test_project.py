@@ -11,20 +11,21 @@ notebooks = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startsw
 def runner(tmp_path_factory):
     "A process that runs notebooks, and the file where their errors go"
     errors = tmp_path_factory.mktemp('notebooks')/'errors'
-    with open(errors, 'w') as f, subprocess.Popen([sys.executable, '-W', 'ignore', ROOT/'tests'/'notebooks.py'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, text=True) as process:
+    with open(errors, 'w') as f, subprocess.Popen([sys.executable, '-W', 'ignore', ROOT/'tests'/'notebooks.py'], stdin=subprocess.PIPE,
+                                                  stdout=subprocess.PIPE, stderr=f, text=True) as process:
         yield process,errors
 
-@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: f'{o.parent.name}-{o.stem}')
 def test_notebook_runs(nb, runner):
-    "Top to bottom, in under two minutes, as `nbdev-test` runs it"
+    "Top to bottom, as `nbdev-test` runs it, in twenty times what its imports take or less: two minutes, where these take six seconds"
     process,errors = runner
     before = errors.stat().st_size
     print(nb, file=process.stdin, flush=True)
-    passed,seconds = process.stdout.readline().split()
+    passed,seconds,imports = process.stdout.readline().split()
     assert passed == 'True', errors.read_text()[before:]
-    assert float(seconds) < 120
+    assert float(seconds) < 20*float(imports)
 
-@pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
+@pytest.mark.parametrize('nb', notebooks, ids=lambda o: f'{o.parent.name}-{o.stem}')
 def test_notebook_is_clean(nb):
     "As `nbdev-clean` leaves it, with the outputs of every cell that has any"
     import nbdev.clean
@@ -48,24 +49,26 @@ def test_docs_can_be_built(tmp_path):
     "The pages are processed without an error; Quarto, which renders them, is no Python package"
     res = in_a_copy(tmp_path, 'nbdev-proc-nbs')
     assert 'Error' not in res.stdout+res.stderr, res.stderr
-    assert {o.name for o in (tmp_path/'_proc').glob('*.ipynb')} == {o.name for o in notebooks}
+    assert {o.relative_to(tmp_path/'_proc') for o in (tmp_path/'_proc').rglob('*.ipynb')} == {o.relative_to(ROOT/'nbs') for o in notebooks}
 
 def test_modules_are_those_of_the_notebooks(tmp_path):
     "Exporting again changes nothing"
     in_a_copy(tmp_path, 'nbdev-export')
-    files = {o.name for d in (ROOT, tmp_path) for o in (d/'cnnfast').glob('*.py')}
-    assert not [o for o in files if not (tmp_path/'cnnfast'/o).exists() or (ROOT/'cnnfast'/o).read_text() != (tmp_path/'cnnfast'/o).read_text()], 'run nbdev-export'
+    before,after = [{o.relative_to(d):o.read_text(encoding='utf-8') for o in (d/'cnnfast').rglob('*.py')} for d in (ROOT, tmp_path)]
+    assert before == after, 'run nbdev-export'
 
 def test_readme_is_the_index():
     assert (ROOT/'README.md').read_text(encoding='utf-8') == readme(ROOT/'nbs'/'index.ipynb'), 'run python tests/readme.py'
 
 def test_help_is_quick():
+    "It answers in a fifth of the time that importing fastai takes, or less"
     times = []
-    for _ in range(3):
+    for command in ([Path(sys.executable).with_name('cnnfast'), '--help'],
+                    [sys.executable, '-W', 'ignore', '-c', 'from fastai.vision.all import *']):
         start = time.perf_counter()
-        assert cnnfast('--help').returncode == 0
+        subprocess.run(command, capture_output=True, check=True)
         times.append(time.perf_counter()-start)
-    assert min(times) < 1
+    assert times[0] < times[1]/5
 
 def test_import_costs_little_over_fastai():
     "In one interpreter, so that both meet the same machine: fastai alone, then what cnnfast adds"
@@ -75,7 +78,8 @@ start = now(); from fastai.vision.all import *
 middle = now(); from cnnfast import *; scratch_learner
 print(middle-start, now()-start)
 '''
-    fastais,ours = map(float, subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout.split())
+    fastais,ours = map(float, subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True,
+                                             check=True).stdout.split())
     assert ours < 1.1*fastais
 
 def test_star_import_covers_fastai_and_cnnfast():
@@ -85,14 +89,17 @@ before = set(vars(f))
 from cnnfast import *
 import cnnfast
 assert {'digits', 'MemoryDL', 'fast_cnn', 'scratch_learner', 'evaluate', 'compare', 'DataBlock', 'Learner'} <= set(globals())
-names = {n for m in cnnfast._modules for n in getattr(cnnfast, m).__all__}
-assert names & before == {'save_model', 'load_model'}, names & before # of fastai's; these are its lowest level, for which Learner.save and load remain
+from importlib import import_module
+names = {n for m in cnnfast._modules if not m.startswith('cli.') for n in import_module(f'cnnfast.{m}').__all__}
+# of fastai's; these are its lowest level, for which Learner.save and load remain
+assert names & before == {'save_model', 'load_model'}, names & before
 assert cnnfast.models.__name__ == 'cnnfast.models'
 '''
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 def test_import_alone_is_cheap():
-    subprocess.run([sys.executable, '-c', 'import cnnfast, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
+    subprocess.run([sys.executable, '-c', 'import cnnfast, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'],
+                   check=True)
 
 def test_version_and_lists():
     import cnnfast as package

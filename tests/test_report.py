@@ -2,10 +2,8 @@
 import shutil
 from pathlib import Path
 import pytest
-from cnnfast.datasets import digits
-from cnnfast.loading import *
-from cnnfast.experiments import compare
-import cnnfast.slides
+from cnnfast.data.dataset import digits
+from cnnfast.study.pipeline import compare
 
 BROWSER = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason='needs chromium (or chrome) on the PATH')
@@ -29,7 +27,9 @@ def page(browser, path):
     "The report, opened; what it asked for and what it complained of"
     p = browser.new_page(viewport=dict(width=1280, height=900))
     p.asked,p.complaints = [],[]
-    p.on('request', lambda o: p.asked.append(o.url)); p.on('console', lambda o: p.complaints.append(o.text)); p.on('pageerror', lambda o: p.complaints.append(str(o)))
+    p.on('request', lambda o: p.asked.append(o.url))
+    p.on('console', lambda o: p.complaints.append(o.text))
+    p.on('pageerror', lambda o: p.complaints.append(str(o)))
     p.goto(path.as_uri())
     yield p
     p.close()
@@ -44,7 +44,8 @@ def test_opens_without_errors_and_network(page, path):
 @needs_browser
 def test_every_figure_is_visible_and_described(page):
     page.evaluate("document.querySelectorAll('details').forEach(o => o.open = true)")
-    figures = page.evaluate("[...document.images].map(o => [o.complete && o.naturalWidth > 0, o.checkVisibility(), o.clientWidth > 100, o.alt.length > 20])")
+    figures = page.evaluate("[...document.images].map(o => [o.complete && o.naturalWidth > 0, o.checkVisibility(), o.clientWidth > 100, "
+                            "o.alt.length > 20])")
     assert len(figures) > 30 and all(all(o) for o in figures)
     assert len(set(page.evaluate("[...document.images].map(o => o.alt)"))) == len(figures)
 
@@ -85,7 +86,9 @@ def test_on_a_phone_and_on_paper(page):
 def test_says_what_was_measured(path, comparison):
     text = path.read_text()
     for m in comparison.table.index: assert f'{comparison.of(m)[0].evaluation.metrics["accuracy"]:.4f}' in text
-    for o in ('points behind', 'expected calibration error', 'AUC (macro)', 'Where it fails', 'Grad-CAM', 'Filters of the first convolution'): assert o in text
+    for o in ('points behind', 'expected calibration error', 'AUC (macro)', 'Where it fails', 'Grad-CAM',
+              'Filters of the first convolution'):
+        assert o in text
 
 def test_slides(comparison, tmp_path):
     pptx = pytest.importorskip('pptx', reason="needs pip install '.[slides]'")

@@ -4,15 +4,13 @@ import pytest
 from conftest import cnnfast_here, fails_with
 from pathlib import Path
 from fastai.vision.all import Callback, ProgressCallback
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.loading import *
-from cnnfast.models import *
-from cnnfast.weights import *
-from cnnfast.checkpoints import *
-from cnnfast.training import *
-from cnnfast.transfer import *
-from cnnfast.experiments import *
+from cnnfast.data.dataset import digits
+from cnnfast.training.states import read_state
+from cnnfast.training.checkpoints import Checkpoint
+from cnnfast.training.learner import scratch_learner
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.study.recipe import Recipe
+from cnnfast.study.pipeline import compare
 
 # One process imports everything and forks a child for each training, which is what would take long otherwise. It runs no tensor
 # operation itself and children use one thread, so that the fork is safe.
@@ -22,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from cnnfast import *
+from cnnfast.training.states import write_state
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
 
@@ -33,7 +32,8 @@ Path.write_bytes = write_slowly
 
 def train(name, resume=False):
     dls = digits().subset(per_class=40).dataloaders(bs=32, mix='cutmix')
-    learn = scratch_learner(dls, 'fast_cnn', widths=(16, 64, 64), seed=1, patience=4, cbs=[WeightAverage(0.9), Checkpoint(root/f'{name}.safetensors', resume=resume)])
+    cbs = [WeightAverage(0.9), Checkpoint(root/f'{name}.safetensors', resume=resume)]
+    learn = scratch_learner(dls, 'fast_cnn', widths=(16, 64, 64), seed=1, patience=4, cbs=cbs)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(2)
         learn.fit_linear(3)
@@ -51,7 +51,8 @@ def kill(i, seconds):
     "Kill training `i` somewhere, start it again; was it killed, and while it wrote?"
     name,part,rng = f'killed-{i}',root/f'.killed-{i}.safetensors.part',random.Random(i)
     pid,deadline = start(name),time.time() + rng.uniform(0.1, 0.7)*seconds
-    while not ended(pid) and (time.time() < deadline or (i % 2 and not part.exists())): time.sleep(0.0005) # every second one while it writes
+    def due(): return time.time() >= deadline and (i % 2 == 0 or part.exists()) # every second one while it writes
+    while not ended(pid) and not due(): time.sleep(0.0005)
     try: os.kill(pid, signal.SIGKILL); writing = part.exists(); status = os.waitpid(pid, 0)[1]
     except (ProcessLookupError, ChildProcessError): status = 0
     assert os.waitpid(start(name, True), 0)[1] == 0
@@ -72,7 +73,8 @@ def test_killed_twenty_times(tmp_path):
     whole = read_state(tmp_path/'whole.result')
     for i in range(n):
         again = read_state(tmp_path/f'killed-{i}.result')
-        assert all((again['weights'][k] == v).all() for k,v in whole['weights'].items()) and repr(again['history']) == repr(whole['history']), i
+        assert all((again['weights'][k] == v).all() for k,v in whole['weights'].items()), i
+        assert repr(again['history']) == repr(whole['history']), i
 
 # Goes on, or says why not
 
@@ -101,7 +103,8 @@ def same(a, b): return all((v == b.model.state_dict()[k]).all() for k,v in a.mod
 def test_fine_tuning_goes_on(tmp_path):
     "Frozen and unfrozen parts of `fine_tune`, broken off in either"
     def tune(*cbs):
-        learn = transfer_learner(digits().subset(per_class=40).dataloaders(bs=64), 'test_resnet', pretrained=False, size=32, seed=0, cbs=list(cbs))
+        learn = transfer_learner(digits().subset(per_class=40).dataloaders(bs=64), 'test_resnet', pretrained=False, size=32, seed=0,
+                                 cbs=list(cbs))
         learn.freeze()
         with learn.no_bar(), learn.no_logging(): learn.fine_tune(2, freeze_epochs=2)
         return learn
@@ -121,11 +124,13 @@ def test_a_file_is_not_overwritten(broken_off):
     with pytest.raises(FileExistsError, match='resume=True goes on'): Checkpoint(broken_off)
 
 @pytest.mark.parametrize('kwargs,epochs,words', {
-    'epochs': ({}, 4, 'epochs 3, not 4'), 'batch size': (dict(bs=32), 3, 'batch size 64, not 32'), 'rate': (dict(lr=1e-3), 3, 'rates .*, not'),
+    'epochs': ({}, 4, 'epochs 3, not 4'), 'batch size': (dict(bs=32), 3, 'batch size 64, not 32'),
+    'rate': (dict(lr=1e-3), 3, 'rates .*, not'),
     'classes': (dict(classes=list('01234')), 3, 'classes .*, not')}.values())
 def test_other_settings_or_data(broken_off, kwargs, epochs, words):
     before = broken_off.read_bytes()
-    with pytest.raises(ValueError, match=f'belongs to another training: it has .*{words}'): fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)], **kwargs), epochs)
+    with pytest.raises(ValueError, match=f'belongs to another training: it has .*{words}'):
+        fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)], **kwargs), epochs)
     assert broken_off.read_bytes() == before
 
 def test_other_pictures_of_the_same_number(broken_off):
@@ -136,7 +141,8 @@ def test_other_pictures_of_the_same_number(broken_off):
 def test_finished_models_of_other_pictures(tmp_path):
     kwargs = dict(models=['cnn'], seeds=1, epochs=1, bs=32, out=tmp_path/'r')
     compare(digits().subset(per_class=10), **kwargs)
-    with pytest.raises(ValueError, match='belongs to another training: .*data checksum .*, not'): compare(digits().subset(per_class=10, seed=1), resume=True, **kwargs)
+    with pytest.raises(ValueError, match='belongs to another training: .*data checksum .*, not'):
+        compare(digits().subset(per_class=10, seed=1), resume=True, **kwargs)
 
 def test_pictures_that_are_not_in_memory(tmp_path):
     def loaders(seed): return digits().subset(per_class=10, seed=seed).new(weighted=True).dataloaders(bs=25, in_memory=False, num_workers=0)
@@ -147,8 +153,10 @@ def test_pictures_that_are_not_in_memory(tmp_path):
     assert same(train(0, Unplugged(9)), train(0, Checkpoint(path, resume=True), Unplugged(9)))
 
 @pytest.mark.parametrize('harm,words', {
-    'cut off': (lambda b: b[:-50], 'cut off'), 'altered': (lambda b: b[:-1] + bytes([b[-1] ^ 1]), 'altered'), 'empty': (lambda b: b'', 'cut off'),
-    'a pickle': (lambda b: pickle.dumps(print), 'cut off, damaged or none'), 'newer': (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), 'newer version')}.values())
+    'cut off': (lambda b: b[:-50], 'cut off'), 'altered': (lambda b: b[:-1] + bytes([b[-1] ^ 1]), 'altered'),
+    'empty': (lambda b: b'', 'cut off'),
+    'a pickle': (lambda b: pickle.dumps(print), 'cut off, damaged or none'),
+    'newer': (lambda b: b.replace(b'"format":"1"', b'"format":"9"'), 'newer version')}.values())
 def test_damaged_checkpoint(broken_off, harm, words):
     broken_off.write_bytes(harm(broken_off.read_bytes()))
     with pytest.raises(ValueError, match=words): Checkpoint(broken_off, resume=True)
@@ -159,7 +167,8 @@ def test_full_disk_keeps_the_checkpoint(broken_off, monkeypatch):
         write(self, data[:len(data)//2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(Path, 'write_bytes', full)
-    with pytest.raises(OSError, match='No space left to write .*c.safetensors'): fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)]))
+    with pytest.raises(OSError, match='No space left to write .*c.safetensors'):
+        fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)]))
     assert broken_off.read_bytes() == before and [o.name for o in broken_off.parent.iterdir()] == ['c.safetensors']
     monkeypatch.undo()
     assert same(fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)])), fit(learner([Unplugged(9)])))
@@ -187,7 +196,8 @@ def test_run_goes_on(tmp_path, monkeypatch):
     res = cnnfast_here(*args, '--out', tmp_path/'r', '--resume')
     assert res.returncode == 0 and 'ann, seed 0' in res.stdout and 'was finished' in res.stdout and trained == ['cnn']
     for o in ('ann', 'cnn'):
-        for f in ('weights.safetensors', 'history.csv'): assert (tmp_path/'r'/o/'seed-0'/f).read_bytes() == (tmp_path/'whole'/o/'seed-0'/f).read_bytes()
+        for f in ('weights.safetensors', 'history.csv'):
+            assert (tmp_path/'r'/o/'seed-0'/f).read_bytes() == (tmp_path/'whole'/o/'seed-0'/f).read_bytes()
     assert sorted(o.name for o in (tmp_path/'r'/'cnn').iterdir()) == ['seed-0']
     fails_with(cnnfast_here(*args, '--out', tmp_path/'r', '--resume', '--epochs', 4), 'recipe epochs 3, not 4')
     fails_with(cnnfast_here(*args, '--out', tmp_path/'r'), 'exists already', '--resume')

@@ -6,18 +6,17 @@ import pytest
 import torch
 from PIL import Image
 from conftest import cnnfast_here, fails_with
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.loading import *
-from cnnfast.models import *
-from cnnfast.weights import *
-from cnnfast.training import *
-from cnnfast.transfer import *
-from cnnfast.saving import *
+from cnnfast.data.dataset import digits
+from cnnfast.data.folders import image_folder, sample_folder
+from cnnfast.training.learner import scratch_learner
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.saving.folder import load_model, save_model
+from cnnfast.saving.export import export_onnx
 
 @pytest.fixture(scope='module')
 def learn(tmp_path_factory):
-    learn = scratch_learner(image_folder(sample_folder(tmp_path_factory.mktemp('photos')/'photos'), size=32).dataloaders(bs=64), 'fast_cnn', widths=(16, 32, 32), seed=0)
+    learn = scratch_learner(image_folder(sample_folder(tmp_path_factory.mktemp('photos')/'photos'), size=32).dataloaders(bs=64), 'fast_cnn',
+                            widths=(16, 32, 32), seed=0)
     with learn.no_bar(), learn.no_logging(): learn.fit_linear(2)
     return learn
 
@@ -68,14 +67,17 @@ def test_damaged_folder(folder, harm, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words): load_model(folder)
 
 @pytest.mark.parametrize('change,words', {
-    'a hub as architecture': (lambda c: c['architecture'].update(name='hf-hub:someone/something', transfer=True, scale=None, stem=False, renormalize=True), 'no model .hf-hub'),
-    'a file to read': (lambda c: c['architecture'].update(name='resnet18', kwargs=dict(checkpoint_path='/etc/passwd')), 'no part of an architecture'),
-    'another architecture': (lambda c: c['architecture'].update(name='cnn', kwargs={}), 'does not hold the model that its config.json describes'),
+    'a hub as architecture': (lambda c: c['architecture'].update(
+        name='hf-hub:someone/something', transfer=True, scale=None, stem=False, renormalize=True), 'no model .hf-hub'),
+    'a file to read': (lambda c: c['architecture'].update(name='resnet18', kwargs=dict(checkpoint_path='/etc/passwd')),
+                       'no part of an architecture'),
+    'another architecture': (lambda c: c['architecture'].update(name='cnn', kwargs={}),
+                             'does not hold the model that its config.json describes'),
     'other arguments': (lambda c: c['architecture'].update(kwargs=dict(width=3)), 'does not hold the model that its config.json describes'),
     'no architecture': (lambda c: c.pop('architecture'), 'does not hold the model that its config.json describes')}.values())
 def test_folder_made_to_deceive(folder, change, words):
     "With a checksum that is right"
-    from cnnfast.saving import _hash
+    from cnnfast.saving.folder import _hash
     config = json.loads((folder/'config.json').read_text())
     config.pop('checksum'); change(config)
     (folder/'config.json').write_text(json.dumps({**config, 'checksum':_hash(config)}))
@@ -103,7 +105,8 @@ def test_arguments_that_are_no_texts(learn, tmp_path):
 def test_transfer_model(learn, tmp_path):
     "With its scaling, its stem and its normalisation"
     tuned = transfer_learner(learn.dls, 'resnet18', pretrained=False, size=48, stem=True, seed=0)
-    assert np.allclose(load_model(save_model(tuned, tmp_path/'m'), 'cpu').predict_proba(list(learn.dls.test.items)[:20]), truth(tuned)[:20], atol=1e-5)
+    assert np.allclose(load_model(save_model(tuned, tmp_path/'m'), 'cpu').predict_proba(list(learn.dls.test.items)[:20]), truth(tuned)[:20],
+                       atol=1e-5)
 
 def test_full_disk(learn, tmp_path, monkeypatch):
     def full(self, data):

@@ -6,11 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from conftest import CIFAR, TINY, needs_cifar, needs_tiny
-from cnnfast.files import *
-from cnnfast.pictures import *
-from cnnfast.datasets import *
-from cnnfast.standard import *
-from cnnfast.loading import *
+from cnnfast.data.standard_sets import cifar10, cifar100, tiny_imagenet
 
 rng = np.random.default_rng(0)
 def raises(exc, *words): return pytest.raises(exc, match='(?s)' + '.*'.join(words))
@@ -23,9 +19,11 @@ def pictures(folder, n, size=32, ext='png'):
 def write_pickles(folder, n=20):
     folder.mkdir()
     for i,f in enumerate([f'data_batch_{k}' for k in range(1, 6)]+['test_batch']):
-        d = {b'data':rng.integers(0, 256, (n, 3072), dtype=np.uint8), b'labels':[k % 10 for k in range(n)], b'filenames':[b'x']*n, b'batch_label':b''}
+        d = {b'data':rng.integers(0, 256, (n, 3072), dtype=np.uint8), b'labels':[k % 10 for k in range(n)], b'filenames':[b'x']*n,
+             b'batch_label':b''}
         (folder/f).write_bytes(pickle.dumps(d, protocol=2))
-    (folder/'batches.meta').write_bytes(pickle.dumps({b'label_names':[f'class {i}'.encode() for i in range(10)], b'num_vis':3072}, protocol=2))
+    (folder/'batches.meta').write_bytes(pickle.dumps({b'label_names':[f'class {i}'.encode() for i in range(10)], b'num_vis':3072},
+                                                     protocol=2))
     return folder
 
 def test_original_pickles(tmp_path):
@@ -81,9 +79,11 @@ def write_cifar100(folder, n=dict(train=20, test=4)):
     folder.mkdir()
     for k,m in n.items():
         fine = rng.permutation(np.repeat(np.arange(100), m)).tolist()
-        d = {b'data':rng.integers(0, 256, (100*m, 3072), dtype=np.uint8), b'fine_labels':fine, b'coarse_labels':[i % 20 for i in fine], b'filenames':[b'x.png']*100*m, b'batch_label':b''}
+        d = {b'data':rng.integers(0, 256, (100*m, 3072), dtype=np.uint8), b'fine_labels':fine, b'coarse_labels':[i % 20 for i in fine],
+             b'filenames':[b'x.png']*100*m, b'batch_label':b''}
         (folder/k).write_bytes(pickle.dumps(d, protocol=2))
-    (folder/'meta').write_bytes(pickle.dumps({b'fine_label_names':[o.encode() for o in FINE], b'coarse_label_names':[f'coarse_{i:02}'.encode() for i in range(20)]}, protocol=2))
+    (folder/'meta').write_bytes(pickle.dumps({b'fine_label_names':[o.encode() for o in FINE],
+                                              b'coarse_label_names':[f'coarse_{i:02}'.encode() for i in range(20)]}, protocol=2))
     return folder
 
 @pytest.fixture(scope='module')
@@ -112,7 +112,8 @@ def test_cifar100(layout, request):
 def test_cifar100_kaggle_is_the_official_test(pickles):
     "45,000 / 5,000 / 10,000 in proportion; the test labels are nowhere in the data set, and its pictures can be predicted"
     kaggle,raw = cifar100(pickles, split='kaggle'),pickle.loads((pickles/'test').read_bytes())
-    assert all((o.array.transpose(2, 0, 1).ravel() == p).all() for o,p in zip(kaggle.unlabelled, raw[b'data'])) and all(o.label is None for o in kaggle.unlabelled)
+    assert all((o.array.transpose(2, 0, 1).ravel() == p).all() for o,p in zip(kaggle.unlabelled, raw[b'data']))
+    assert all(o.label is None for o in kaggle.unlabelled)
     dls = kaggle.dataloaders(bs=32)
     assert len(dls.loaders) == 2 and len(kaggle.items) == 2000
     xb, = dls.test_dl(kaggle.unlabelled[:5]).one_batch()
@@ -123,7 +124,9 @@ def test_cifar100_kaggle_is_the_official_test(pickles):
 def test_cifar100_full_counts(tmp_path):
     "The numbers of the real one: 450, 50 and 100 of each class"
     kaggle = cifar100(write_cifar100(tmp_path/'c', dict(train=500, test=100)), split='kaggle')
-    assert (kaggle.counts.values == [450, 50]).all() and [len(o) for o in kaggle.splits.values()] == [45_000, 5_000] and len(kaggle.unlabelled) == 10_000
+    assert (kaggle.counts.values == [450, 50]).all()
+    assert [len(o) for o in kaggle.splits.values()] == [45_000, 5_000]
+    assert len(kaggle.unlabelled) == 10_000
 
 def test_not_cifar100(tmp_path, pickles):
     with raises(ValueError, 'is not CIFAR-100'): cifar100(tmp_path)
@@ -132,7 +135,8 @@ def test_not_cifar100(tmp_path, pickles):
 
 # Tiny ImageNet
 
-WORDS = {'n01443537':'goldfish, Carassius auratus', 'n02012849':'crane', 'n03126707':'crane', 'n04074963':'remote control, remote', 'n07749582':'lemon'}
+WORDS = {'n01443537':'goldfish, Carassius auratus', 'n02012849':'crane', 'n03126707':'crane', 'n04074963':'remote control, remote',
+         'n07749582':'lemon'}
 
 @pytest.fixture
 def tiny(tmp_path):
@@ -151,14 +155,17 @@ def test_tiny_imagenet(tiny):
     data = tiny_imagenet(tiny)
     assert data.vocab == ['goldfish', 'crane (n02012849)', 'crane (n03126707)', 'remote control', 'lemon']
     assert (data.counts.values == [18, 2, 2]).all() and len(data.unlabelled) == 3
-    assert all('val' in data.items[int(i)].parts for i in data.splits['test']) and all('train' in data.items[int(i)].parts for k in ('train', 'valid') for i in data.splits[k])
+    assert all('val' in data.items[int(i)].parts for i in data.splits['test'])
+    assert all('train' in data.items[int(i)].parts for k in ('train', 'valid') for i in data.splits[k])
     assert [data.get_y(o) for o in data.items] == [data.vocab[t] for t in data.targs]
     assert data.get_y(tiny/'val'/'images'/'7.JPEG') == 'crane (n03126707)'
     assert tiny_imagenet(tiny, classes=2).vocab == data.vocab[:2]
     zipped = tiny_imagenet(shutil.make_archive(tiny.parent/'tiny-imagenet-200', 'zip', tiny.parent, tiny.name)) # as it is downloaded
     assert zipped.vocab == data.vocab and [o.name for o in zipped.items] == [o.name for o in data.items]
     some = tiny_imagenet(tiny, classes=['lemon', 'n01443537'])
-    assert some.vocab == ['goldfish', 'lemon'] and (some.counts.values == [18, 2, 2]).all() and {some.get_y(o) for o in some.items} == {'goldfish', 'lemon'}
+    assert some.vocab == ['goldfish', 'lemon']
+    assert (some.counts.values == [18, 2, 2]).all()
+    assert {some.get_y(o) for o in some.items} == {'goldfish', 'lemon'}
     with raises(ValueError, "no class 'cranes'"): tiny_imagenet(tiny, classes=['cranes', 'lemon'])
     with raises(ValueError, 'give 2 to 5'): tiny_imagenet(tiny, classes=6)
 
@@ -171,7 +178,8 @@ def test_tiny_imagenet_damaged(tiny):
     with raises(ValueError, 'neither in wnids.txt nor in train/: n99999999'): tiny_imagenet(tiny)
     annotations.write_text(good)
     (tiny/'wnids.txt').write_text('\n'.join(list(WORDS)[:3]))
-    with pytest.warns(UserWarning, match='2 classes that are not in wnids.txt .n04074963, n07749582.'): assert len(tiny_imagenet(tiny).vocab) == 5
+    with pytest.warns(UserWarning, match='2 classes that are not in wnids.txt .n04074963, n07749582.'):
+        assert len(tiny_imagenet(tiny).vocab) == 5
     (tiny/'wnids.txt').write_text('\n'.join([*WORDS, 'n88888888']))
     with raises(ValueError, 'wnids.txt lists n88888888, without a folder in train/'): tiny_imagenet(tiny)
     (tiny/'words.txt').unlink()
@@ -180,19 +188,22 @@ def test_tiny_imagenet_damaged(tiny):
 @needs_tiny
 @pytest.mark.filterwarnings('ignore:.*not in wnids.txt')
 def test_real_tiny_imagenet():
-    "Both parts: 200 classes, names, counts, a known picture; decoded once and started again in under 2 seconds"
+    "Both parts: 200 classes, names, counts, a known picture; decoded once; the next start takes a quarter of that, or less"
     data = tiny_imagenet(TINY)
     assert len(data.vocab) == 200 and data.vocab[:3] == ['goldfish', 'European fire salamander', 'bullfrog'] and data.vocab[-1] == 'acorn'
     assert (data.counts.values == [180, 20, 50]).all() and len(data.unlabelled) == 200
+    start = time.perf_counter()
     pics,_,bad = data.decoded()
+    decoding = time.perf_counter()-start
     assert pics.shape == (50_000, 3, 64, 64) and not bad
     i = [o.name for o in data.items].index('val_0.JPEG')
-    assert data.vocab[data.targs[i]] == 'go-kart' and (pics[i].transpose(1, 2, 0) == np.asarray(Image.open(data.items[i]).convert('RGB'))).all()
+    assert data.vocab[data.targs[i]] == 'go-kart'
+    assert (pics[i].transpose(1, 2, 0) == np.asarray(Image.open(data.items[i]).convert('RGB'))).all()
     starts = []
     for _ in range(3): # the quickest counts: the machine may be busy writing what was just decoded
         start = time.perf_counter()
         tiny_imagenet(TINY).dataloaders(bs=512).one_batch()
         starts.append(time.perf_counter()-start)
-    assert min(starts) < 2
+    assert min(starts) < decoding/4
     some = tiny_imagenet(TINY, classes=20)
     assert len(some) == 5000 and some.vocab == data.vocab[:20]

@@ -6,18 +6,15 @@ import torch
 from torch import nn
 import numpy as np
 from fastai.vision.all import CSVLogger, Callback, CrossEntropyLossFlat, SGD, SaveModelCallback
-from cnnfast.files import *
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.augmentation import *
-from cnnfast.loading import *
-from cnnfast.models import *
-from cnnfast.optimizers import *
-from cnnfast.callbacks import *
-from cnnfast.weights import *
-from cnnfast.training import *
-from cnnfast.transfer import *
-from cnnfast.experiments import *
+from cnnfast.data.dataset import digits
+from cnnfast.data.folders import image_folder, sample_folder
+from cnnfast.data.augmentation import AlternatingFlip, FlipLR
+from cnnfast.models.weights import write_weights
+from cnnfast.training.callbacks import ProgressiveResizing, WeightAverage
+from cnnfast.training.learner import scratch_learner
+from cnnfast.training.transfer import transfer_learner
+from cnnfast.study.recipe import Recipe
+from cnnfast.study.pipeline import compare
 
 @pytest.fixture(scope='module')
 def dls(): return digits().dataloaders(bs=64)
@@ -73,7 +70,8 @@ def test_lr_find_of_muon_changes_nothing(dls):
 def test_everything_at_once(dls):
     "The callbacks of the fast recipe, mixing, averaging and early stopping together, twice with the same result"
     def train():
-        learn = scratch_learner(digits().dataloaders(bs=64, mix='cutmix'), 'fast_cnn', seed=1, patience=3, widths=(16, 32, 32), cbs=[ProgressiveResizing(multiple=1), WeightAverage()])
+        learn = scratch_learner(digits().dataloaders(bs=64, mix='cutmix'), 'fast_cnn', seed=1, patience=3, widths=(16, 32, 32),
+                                cbs=[ProgressiveResizing(multiple=1), WeightAverage()])
         return fit(learn, 'fit_linear', 5, warmup=0.1)
     one,two = train(),train()
     assert (weights(one) == weights(two)).all() and one.history().accuracy.max() > 0.6
@@ -81,7 +79,8 @@ def test_everything_at_once(dls):
 
 def test_alternating_flip_shows_both_sides(photos):
     "In two epochs in a row each picture comes as it is and mirrored; halves change with the picture, not with its place in the batch"
-    dl = image_folder(photos, size=16).dataloaders(bs=7, augment=[AlternatingFlip()], normalize='none').train.new(shuffle=False, drop_last=False)
+    dl = image_folder(photos, size=16).dataloaders(bs=7, augment=[AlternatingFlip()], normalize='none').train.new(shuffle=False,
+        drop_last=False)
     plain = torch.cat([x for x,_ in dl.new(after_batch=[o for o in dl.after_batch.fs if not isinstance(o, FlipLR)])])
     one,two,three = [torch.cat([x for x,_ in dl]) for _ in range(3)]
     mirrored = (one != plain).flatten(1).any(1)
@@ -99,7 +98,8 @@ def test_diverging_loss(dls, kwargs):
         def before_batch(self):
             if self.training and self.epoch == 1: self.opt.set_hyper('lr', 1e30)
     learn = scratch_learner(dls, seed=0, **{**kwargs, 'cbs':[Blow(), *([kwargs['cbs']] if 'cbs' in kwargs else [])]})
-    with pytest.raises(FloatingPointError, match='(nan|inf) in epoch 2, batch [23] of 19, at a rate of 1e.30: .*the end of epoch 1'): fit(learn, 'fit', 3)
+    with pytest.raises(FloatingPointError, match='(nan|inf) in epoch 2, batch [23] of 19, at a rate of 1e.30: .*the end of epoch 1'):
+        fit(learn, 'fit', 3)
     assert all(o.isfinite().all() for o in learn.model.state_dict().values())
     assert learn.validate()[1] > 0.2
 

@@ -2,14 +2,10 @@
 import pytest
 import timm
 import torch
-from cnnfast.files import *
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.models import *
-from cnnfast.loading import *
-from cnnfast.weights import *
-from cnnfast.training import *
-from cnnfast.transfer import *
+from cnnfast.data.folders import image_folder, sample_folder
+from cnnfast.models.weights import write_weights
+from cnnfast.models.pretrained import stage_split
+from cnnfast.training.transfer import backbone_features, transfer_learner, try_backbones
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory): return sample_folder(tmp_path_factory.mktemp('photos')/'photos')
@@ -69,7 +65,9 @@ def test_features_computed_once(folder):
 
 def test_try_backbones(folder):
     res = try_backbones(dls_of(folder), ['test_resnet', 'test_efficientnet'], epochs=0, pretrained=False, seed=0)
-    assert set(res.table.index) == {'test_resnet', 'test_efficientnet'} and res.table.accuracy.is_monotonic_decreasing and (res.table.seconds > 0).all()
+    assert set(res.table.index) == {'test_resnet', 'test_efficientnet'}
+    assert res.table.accuracy.is_monotonic_decreasing
+    assert (res.table.seconds > 0).all()
     res.plot()
 
 # What goes wrong
@@ -81,8 +79,11 @@ def test_unknown_architecture(folder):
 def test_weights_of_another_architecture(folder, tmp_path):
     write_weights(timm.create_model('resnet18'), tmp_path/'r18.safetensors')
     write_weights(timm.create_model('resnet18', channels=(32, 64, 128, 256)), tmp_path/'narrow.safetensors')
-    with pytest.raises(ValueError, match='does not hold weights of vgg11: it lacks features.0.weight'): transfer_learner(dls_of(folder), 'vgg11', weights=tmp_path/'r18.safetensors')
-    with pytest.raises(ValueError, match=r'does not hold weights of resnet18: it has layer1.0.conv1.weight \(32, 64, 3, 3\) instead of \(64, 64, 3, 3\)'): transfer_learner(dls_of(folder), 'resnet18', weights=tmp_path/'narrow.safetensors')
+    with pytest.raises(ValueError, match='does not hold weights of vgg11: it lacks features.0.weight'):
+        transfer_learner(dls_of(folder), 'vgg11', weights=tmp_path/'r18.safetensors')
+    with pytest.raises(ValueError, match='does not hold weights of resnet18: '
+                       r'it has layer1.0.conv1.weight \(32, 64, 3, 3\) instead of \(64, 64, 3, 3\)'):
+        transfer_learner(dls_of(folder), 'resnet18', weights=tmp_path/'narrow.safetensors')
 
 def test_classifier_of_the_checkpoint_does_not_matter(folder, tmp_path):
     write_weights(timm.create_model('test_resnet', num_classes=7), tmp_path/'seven.safetensors')
