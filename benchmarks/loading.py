@@ -2,36 +2,33 @@
 
     python benchmarks/loading.py --cifar cifar10.tgz --tiny tiny-imagenet-200-part-a.tgz tiny-imagenet-200-part-b.tgz
 
-Loaders read, shift, mirror and normalise the training pictures and give batches of 512; nothing trains. They run in turn, `--rounds` times; the median counts.
-Each part runs in a process of its own, so that its peak memory is its own.
+Loaders read, shift, mirror and normalise the training pictures and give batches of 512; nothing trains. They run in turn, `--rounds`
+times; the median counts. Each part runs in a process of its own, so that its peak memory is its own.
 """
 import argparse, os, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--tiny', nargs='+', help='Tiny ImageNet on disk: a folder, or the archives that are its parts; by default downloaded')
-parser.add_argument('--parts', nargs='+', default=['cifar10', 'tiny_imagenet', 'check', 'files'], help='what to measure; by default %(default)s')
+parser.add_argument('--parts', nargs='+', default=['cifar10', 'tiny_imagenet', 'check', 'files'],
+                    help='what to measure; by default %(default)s')
 parser.add_argument('--bs', type=int, default=512, help='batch size')
 parser.add_argument('--rounds', type=int, default=5, help='how often each loader runs')
 parser.add_argument('--fastai-pictures', type=int, default=10_000, help='pictures that fastai\'s loader reads in each round')
-parser.add_argument('--files', type=int, nargs='+', default=[10_000, 100_000, 1_000_000], help='how many files to list, split and summarise')
+parser.add_argument('--files', type=int, nargs='+', default=[10_000, 100_000, 1_000_000],
+                    help='how many files to list, split and summarise')
 parser.add_argument('--part', help=argparse.SUPPRESS)
 args = parser.parse_args()
 
 if not args.part:
     with tempfile.TemporaryDirectory() as home:
-        for part in args.parts: subprocess.run([sys.executable, *sys.argv, '--part', part], check=True, env={**os.environ, 'CNNFAST_HOME':home, 'PYTHONWARNINGS':'ignore'})
+        for part in args.parts:
+            subprocess.run([sys.executable, *sys.argv, '--part', part], check=True,
+                           env={**os.environ, 'CNNFAST_HOME':home, 'PYTHONWARNINGS':'ignore'})
     sys.exit()
 
-from fastai.vision.all import *
-from cnnfast.files import *
-from cnnfast.pictures import *
-from cnnfast.datasets import *
-from cnnfast.folders import *
-from cnnfast.standard import *
-from cnnfast.augmentation import *
-from cnnfast.loading import *
-from cnnfast.inspection import *
+from cnnfast import *
+from cnnfast.data.store import channel_stats
 
 def pictures_per_second(dl, n=math.inf):
     "The speed of `dl` over its first `n` pictures"
@@ -59,7 +56,9 @@ def loaders(get):
     data,opening = seconds(get)
     _,decoding = seconds(data.decoded)
     ours,start = seconds(lambda: (dls := get().dataloaders(bs=args.bs), dls.one_batch())[0])
-    print(f'{data}\nopening, unpacked first where it is an archive: {opening:.1f} s; decoding {len(data.items):,} pictures once: {decoding:.1f} s ({len(data.items)/decoding:,.0f} pictures/s); next start, to the first batch: {start:.2f} s')
+    print(f'{data}\nopening, unpacked first where it is an archive: {opening:.1f} s; '
+          f'decoding {len(data.items):,} pictures once: {decoding:.1f} s ({len(data.items)/decoding:,.0f} pictures/s); '
+          f'next start, to the first batch: {start:.2f} s')
     rates,lazy = {'MemoryDL':[], 'fastai, 2 workers':[], 'fastai, no workers':[]},{w:fastais(data, w) for w in (2, 0)}
     pictures_per_second(ours.train)
     for _ in range(args.rounds):
@@ -87,9 +86,12 @@ def check():
         data = cifar10(root)
         _,decoding = seconds(data.decoded)
         found,looking = seconds(data.check)
-    pairs = {frozenset((str(data.items[int(a)]), str(data.items[int(b)]))):k for a,b,k in zip(found.pairs.a, found.pairs.b, found.pairs.kind)}
-    print(f'check of {len(data.items):,} pictures: {looking:.1f} s, and {decoding:.1f} s of decoding the first time; peak memory {peak_mb():,.0f} MB')
-    for k,(a,b) in twins.items(): print(f'planted {k}: {"found as " + pairs[frozenset((str(a), str(b)))] if frozenset((str(a), str(b))) in pairs else "MISSED"}')
+    pairs = {frozenset((str(data.items[int(a)]), str(data.items[int(b)]))):k
+             for a,b,k in zip(found.pairs.a, found.pairs.b, found.pairs.kind)}
+    print(f'check of {len(data.items):,} pictures: {looking:.1f} s, and {decoding:.1f} s of decoding the first time; '
+          f'peak memory {peak_mb():,.0f} MB')
+    for k,(a,b) in twins.items():
+        print(f'planted {k}: {"found as " + pairs[frozenset((str(a), str(b)))] if frozenset((str(a), str(b))) in pairs else "MISSED"}')
     print(f"planted cut: {'found' if str(cut) in {str(data.items[i]) for i in found.unreadable} else 'MISSED'}")
     print(found, '\n')
 
@@ -103,7 +105,10 @@ def files():
                 for i in range(1, n//100): os.link(d/'0.png', d/f'{i}.png')
             data,listing = seconds(lambda: image_folder(tmp))
             _,summary = seconds(data.summary)
-            print(f'{n:9,} files: listed and split in {listing:.2f} s, summarised in {summary:.2f} s; {(listing+summary)/n*1e6:.1f} µs a file; peak memory {peak_mb():,.0f} MB')
+            print(f'{n:9,} files: listed and split in {listing:.2f} s, summarised in {summary:.2f} s; '
+                  f'{(listing+summary)/n*1e6:.1f} µs a file; peak memory {peak_mb():,.0f} MB')
 
-print(f'{args.part}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {default_device()}', flush=True)
-{'cifar10':lambda: loaders(lambda: cifar10(args.cifar)), 'tiny_imagenet':lambda: loaders(lambda: tiny_imagenet(args.tiny)), 'check':check, 'files':files}[args.part]()
+print(f'{args.part}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, '
+      f'{default_device()}', flush=True)
+{'cifar10':lambda: loaders(lambda: cifar10(args.cifar)), 'tiny_imagenet':lambda: loaders(lambda: tiny_imagenet(args.tiny)),
+ 'check':check, 'files':files}[args.part]()

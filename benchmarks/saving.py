@@ -5,6 +5,8 @@
 import argparse, os, platform, resource, subprocess, sys, tempfile, warnings
 warnings.filterwarnings('ignore')
 from cnnfast import *
+from cnnfast.data.pictures import FilePaths
+from cnnfast.data.store import decode_pictures
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
@@ -19,7 +21,8 @@ def timed(f):
 
 def peak_mb(model, n):
     "Peak memory of a process that classifies `n` files, and what it had before"
-    return map(float, subprocess.run([sys.executable, *sys.argv, '--memory', model, str(n)], capture_output=True, text=True, check=True).stdout.split())
+    return map(float, subprocess.run([sys.executable, *sys.argv, '--memory', model, str(n)],
+                                     capture_output=True, text=True, check=True).stdout.split())
 
 data = cifar10(args.cifar)
 files = list(map(str, data.items))
@@ -38,17 +41,20 @@ with tempfile.TemporaryDirectory() as tmp:
         learn = scratch_learner(data.dataloaders(bs=500, device='cpu'), model, seed=0)
         folder = save_model(learn, f'{tmp}/{model}')
         c,parts = load_model(folder, 'cpu'),[]
-        decode(FilePaths(test), c.opener, parts.append) # the disk's cache is warm for all
+        decode_pictures(FilePaths(test), c.opener, parts.append) # the disk's cache is warm for all
         pics = np.concatenate(parts)
         shares = []
         for _ in range(args.rounds):
-            loader,_ = timed(lambda: decode(FilePaths(test), c.opener, noop))
+            loader,_ = timed(lambda: decode_pictures(FilePaths(test), c.opener, noop))
             net,_ = timed(lambda: list(c.probabilities(pics)))
             both,_ = timed(lambda: c.predict(test))
-            print(f'{model}: {len(test):,} pictures: decoding alone {len(test)/loader:,.0f}/s, the model alone {len(test)/net:,.0f}/s, one after the other {len(test)/(loader+net):,.0f}/s; predict {len(test)/both:,.0f}/s, {(loader+net)/both:.2f} of it', flush=True)
+            print(f'{model}: {len(test):,} pictures: decoding alone {len(test)/loader:,.0f}/s, the model alone {len(test)/net:,.0f}/s, '
+                  f'one after the other {len(test)/(loader+net):,.0f}/s; '
+                  f'predict {len(test)/both:,.0f}/s, {(loader+net)/both:.2f} of it', flush=True)
             shares.append((loader+net)/both)
         print(f'{model}: median {np.median(shares):.2f}', flush=True)
-    for n in (10_000, 60_000): print('{:,} files: peak memory {:,.0f} MB before, {:,.0f} MB after'.format(n, *peak_mb(f'{tmp}/cnn', n)), flush=True)
+    for n in (10_000, 60_000):
+        print('{:,} files: peak memory {:,.0f} MB before, {:,.0f} MB after'.format(n, *peak_mb(f'{tmp}/cnn', n)), flush=True)
 
     checkpoint = Checkpoint(f'{tmp}/c.safetensors')
     saves = []
@@ -56,4 +62,5 @@ with tempfile.TemporaryDirectory() as tmp:
     checkpoint.save = lambda epochs: saves.append(timed(lambda: save(epochs))[0])
     learn = scratch_learner(data.dataloaders(bs=500), 'fast_cnn', seed=0, cbs=checkpoint)
     with learn.no_bar(), learn.no_logging(): epoch,_ = timed(lambda: learn.fit(1))
-    print(f'an epoch of fast_cnn on CIFAR-10 {epoch:.1f} s, a checkpoint {max(saves):.3f} s ({Path(checkpoint.path).stat().st_size/1e6:.1f} MB): {max(saves)/epoch:.2%}', flush=True)
+    print(f'an epoch of fast_cnn on CIFAR-10 {epoch:.1f} s, a checkpoint {max(saves):.3f} s '
+          f'({Path(checkpoint.path).stat().st_size/1e6:.1f} MB): {max(saves)/epoch:.2%}', flush=True)

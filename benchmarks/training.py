@@ -2,17 +2,18 @@
 
     python benchmarks/training.py --cifar cifar10.tgz --peer cifar10-airbench
 
-`--peer` is a checkout of https://github.com/KellerJordan/cifar10-airbench; its network and loop run as they are but for device, dtype and data. All 50,000
-training pictures train, all 10,000 test pictures test. Training time is that of the training epochs alone, for both; reading the data and testing do not count. Each
-training runs in a process of its own. On two cores all of it takes about five hours: `--parts` and `--seeds` take less, and with `--results` a second start goes on
-where the first was stopped.
+`--peer` is a checkout of https://github.com/KellerJordan/cifar10-airbench; its network and loop run as they are but for device, dtype
+and data. All 50,000 training pictures train, all 10,000 test pictures test. Training time is that of the training epochs alone, for both;
+reading the data and testing do not count. Each training runs in a process of its own. On two cores all of it takes about five hours:
+`--parts` and `--seeds` take less, and with `--results` a second start goes on where the first was stopped.
 """
 import argparse, contextlib, importlib.util, io, os, platform, re, resource, statistics, subprocess, sys, tempfile, time
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--peer', help='a checkout of the airbench project; by default it is left out')
-parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory', 'ablation'], help='what to measure; by default %(default)s')
+parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory', 'ablation'],
+                    help='what to measure; by default %(default)s')
 parser.add_argument('--seeds', type=int, default=2, help='trainings of each kind')
 parser.add_argument('--device', help='by default the best there is')
 parser.add_argument('--results', help='a file that keeps finished trainings; those in it are not run again')
@@ -26,8 +27,11 @@ def table(results):
     base = results.get('peer')
     for part,rows in results.items():
         plain,multi,secs,mb = zip(*rows)
-        ratio = f'; {statistics.mean(secs)/statistics.mean(r[2] for r in base):.2f} of the peer\'s time, {statistics.mean(multi)-statistics.mean(r[1] for r in base):+.2%} of its accuracy' if base and part != 'peer' else ''
-        print(f'{part:9} multi-crop {statistics.mean(multi):.2%} ({min(multi):.2%} to {max(multi):.2%}), one view {statistics.mean(plain):.2%}, training {statistics.mean(secs):,.0f} s ({min(secs):,.0f} to {max(secs):,.0f}), peak memory {max(mb):,.0f} MB{ratio}', flush=True)
+        ratio = (f'; {statistics.mean(secs)/statistics.mean(r[2] for r in base):.2f} of the peer\'s time, '
+                 f'{statistics.mean(multi)-statistics.mean(r[1] for r in base):+.2%} of its accuracy') if base and part != 'peer' else ''
+        print(f'{part:9} multi-crop {statistics.mean(multi):.2%} ({min(multi):.2%} to {max(multi):.2%}), '
+              f'one view {statistics.mean(plain):.2%}, training {statistics.mean(secs):,.0f} s ({min(secs):,.0f} to {max(secs):,.0f}), '
+              f'peak memory {max(mb):,.0f} MB{ratio}', flush=True)
 
 if not args.part:
     kept = [o.split() for o in open(args.results)] if args.results and os.path.exists(args.results) else []
@@ -36,7 +40,8 @@ if not args.part:
     for seed in range(args.seeds): # in turn, since the speed of a shared machine drifts
         for part in [o for o in args.parts if o in ('peer', 'accurate', 'quick') and (o != 'peer' or args.peer)]:
             if (part, seed) in done: continue
-            with subprocess.Popen([sys.executable, *sys.argv, '--part', part, '--seed', str(seed)], stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen([sys.executable, *sys.argv, '--part', part, '--seed', str(seed)],
+                                  stdout=subprocess.PIPE, text=True) as process:
                 for line in process.stdout: print(line, end='', flush=True)
             if process.returncode: sys.exit(process.returncode)
             row = line.split()[1:]
@@ -44,7 +49,8 @@ if not args.part:
             if args.results:
                 with open(args.results, 'a') as f: print(part, seed, *row, file=f)
     if results: table(results)
-    for part in [o for o in args.parts if o in ('overhead', 'memory', 'ablation')]: subprocess.run([sys.executable, *sys.argv, '--part', part], check=True)
+    for part in [o for o in args.parts if o in ('overhead', 'memory', 'ablation')]:
+        subprocess.run([sys.executable, *sys.argv, '--part', part], check=True)
     sys.exit()
 
 import warnings
@@ -69,13 +75,15 @@ class TrainTime(Callback):
         if device.type == 'cuda': torch.cuda.synchronize()
         return time.perf_counter()
 
-def peak_mb(): return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
+def peak_mb():
+    return torch.cuda.max_memory_allocated()/2**20 if device.type == 'cuda' else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
 def report(plain, multi, seconds): print(f'{args.part} {plain} {multi} {seconds} {peak_mb()}', flush=True)
 
 def ours(epochs, bs, widths, *resizing):
     "One training through the `Learner`; `resizing`: arguments of `ProgressiveResizing`"
     timer = TrainTime()
-    learn = scratch_learner(all_of_cifar().dataloaders(bs=bs, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn', widths=widths, seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
+    learn = scratch_learner(all_of_cifar().dataloaders(bs=bs, augment=[PadCrop(2), AlternatingFlip()], device=device), 'fast_cnn',
+                            widths=widths, seed=args.seed, cbs=[timer, ProgressiveResizing(*resizing)])
     learn.validate = noop
     with learn.no_bar(): learn.fit_linear(epochs)
     report(*[evaluate(learn, multi_crop=o).metrics['accuracy'] for o in (False, True)], timer.seconds)
@@ -108,7 +116,8 @@ def peer():
         Path('cifar10').mkdir()
         for name,k in dict(train='train', test='valid').items():
             rows = data.splits[k]
-            torch.save(dict(images=torch.from_numpy(pics[rows].transpose(0, 2, 3, 1).copy()), labels=torch.as_tensor(data.targs[rows]), classes=list(data.vocab)), f'cifar10/{name}.pt')
+            torch.save(dict(images=torch.from_numpy(pics[rows].transpose(0, 2, 3, 1).copy()), labels=torch.as_tensor(data.targs[rows]),
+                            classes=list(data.vocab)), f'cifar10/{name}.pt')
         module = load_peer(root)
         torch.manual_seed(args.seed)
         model = module.CifarNet().cuda().to(memory_format=torch.channels_last)
@@ -148,7 +157,9 @@ def overhead():
     through_learner(); bare()
     times = [(through_learner(), bare()) for _ in range(args.rounds)]
     ratios = sorted(a/b for a,b in times)
-    print(f'overhead: an epoch of 5,000 pictures {statistics.median(a for a,_ in times):.2f} s through the Learner, {statistics.median(b for _,b in times):.2f} s in a bare loop; ratio, median of {len(ratios)}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})', flush=True)
+    print(f'overhead: an epoch of 5,000 pictures {statistics.median(a for a,_ in times):.2f} s through the Learner, '
+          f'{statistics.median(b for _,b in times):.2f} s in a bare loop; '
+          f'ratio, median of {len(ratios)}: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})', flush=True)
 
 def memory():
     "Peak memory of a training on CIFAR-10 held in memory, at full size, for 20 batches and a validation"
@@ -157,10 +168,12 @@ def memory():
     with learn.no_bar(), learn.no_logging(): learn.fit_linear(1)
     print(f'memory: peak {peak_mb():,.0f} MB in batches of 500', flush=True)
 
-def small(data, seed, cbs=(), augment=None, opt_func=None, lr=None, schedule='fit_linear', epochs=4, bs=500, whiten=True, compiled=False, **kwargs):
+def small(data, seed, cbs=(), augment=None, opt_func=None, lr=None, schedule='fit_linear', epochs=4, bs=500,
+          whiten=True, compiled=False, **kwargs):
     "Accuracy with one view and with six, and seconds, of a small `fast_cnn` on pictures of 16 pixels"
     dls = data.dataloaders(bs=bs, augment=augment or [PadCrop(1), AlternatingFlip()], device=device)
-    learn = scratch_learner(dls, 'fast_cnn', widths=(32, 128, 128), seed=seed, opt_func=opt_func, lr=lr, cbs=[*cbs, timer := TrainTime()], **kwargs)
+    learn = scratch_learner(dls, 'fast_cnn', widths=(32, 128, 128), seed=seed, opt_func=opt_func, lr=lr,
+                            cbs=[*cbs, timer := TrainTime()], **kwargs)
     if not whiten: learn.model[0].requires_grad_(True).reset_parameters()
     if compiled: learn.model.compile()
     with learn.no_bar(), learn.no_logging(): getattr(learn, schedule)(epochs)
@@ -170,14 +183,24 @@ def ablation():
     "What each part of the recipe is worth: everything as it is, then one thing changed, on CIFAR-10 at 16 pixels with half the widths"
     data = all_of_cifar().new(size=16)
     plain = CrossEntropyLossFlat()
-    settings = {'as it is':{}, 'random flips':dict(augment=[PadCrop(1), FlipLR()]), 'no shifts':dict(augment=[AlternatingFlip()]), 'shifts of 2':dict(augment=[PadCrop(2), AlternatingFlip()]),
-        'first layer learned':dict(whiten=False), 'batch norm momentum 0.1':dict(bn_momentum=0.1), 'relu':dict(activation='relu'), 'no label smoothing':dict(loss_func=plain),
-        'one-cycle':dict(schedule='fit_one_cycle'), 'Adam, 0.003':dict(opt_func='adam', lr=0.003), 'Adam, 0.01':dict(opt_func='adam', lr=0.01), 'SGD, 0.05':dict(opt_func='sgd', lr=0.05), 'SGD, 0.2':dict(opt_func='sgd', lr=0.2),
-        'Muon, half the rate':dict(lr=0.06), 'Muon, twice the rate':dict(lr=0.24), 'batches of 250':dict(bs=250), 'batches of 1000':dict(bs=1000),
-        'compiled (torch.compile)':dict(compiled=True), 'averaged weights':dict(cbs=[WeightAverage(0.95)]), '5 epochs, the first at 10 pixels':dict(epochs=5, cbs=[ProgressiveResizing(0.625, multiple=2)])}
+    settings = {'as it is':{},
+        'random flips':dict(augment=[PadCrop(1), FlipLR()]), 'no shifts':dict(augment=[AlternatingFlip()]),
+        'shifts of 2':dict(augment=[PadCrop(2), AlternatingFlip()]),
+        'first layer learned':dict(whiten=False), 'batch norm momentum 0.1':dict(bn_momentum=0.1),
+        'relu':dict(activation='relu'), 'no label smoothing':dict(loss_func=plain),
+        'one-cycle':dict(schedule='fit_one_cycle'),
+        'Adam, 0.003':dict(opt_func='adam', lr=0.003), 'Adam, 0.01':dict(opt_func='adam', lr=0.01),
+        'SGD, 0.05':dict(opt_func='sgd', lr=0.05), 'SGD, 0.2':dict(opt_func='sgd', lr=0.2),
+        'Muon, half the rate':dict(lr=0.06), 'Muon, twice the rate':dict(lr=0.24),
+        'batches of 250':dict(bs=250), 'batches of 1000':dict(bs=1000),
+        'compiled (torch.compile)':dict(compiled=True), 'averaged weights':dict(cbs=[WeightAverage(0.95)]),
+        '5 epochs, the first at 10 pixels':dict(epochs=5, cbs=[ProgressiveResizing(0.625, multiple=2)])}
     for name,kwargs in settings.items():
         plain,multi,secs = zip(*[small(data, seed, **kwargs) for seed in range(args.seeds)])
-        print(f'{name:34} one view {statistics.mean(plain):.2%} ({min(plain):.2%} to {max(plain):.2%}), multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
+        print(f'{name:34} one view {statistics.mean(plain):.2%} ({min(plain):.2%} to {max(plain):.2%}), '
+              f'multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
 
-print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
-{'peer':peer, 'accurate':lambda: ours(10, 500, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, 250, (48, 192, 192), 0.625, 1.), 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
+print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, '
+      f'torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
+{'peer':peer, 'accurate':lambda: ours(10, 500, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, 250, (48, 192, 192), 0.625, 1.),
+ 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
