@@ -20,7 +20,7 @@ from ..training.transfer import transfer_learner
 from ..interpretation.activations import PictureBatch, layer_outputs, look_at
 from ..interpretation.maps import activation_maps
 from ..saving.folder import SavedModel, as_classifier, check_finite, load_model, saved_kind
-from ..saving.prediction import join_parts
+from ..saving.prediction import joined_outputs
 from .similarity import drawn_maps, map_iou, psnr, ssim
 from .unet import UnetAutoencoder
 
@@ -207,9 +207,8 @@ class Autoencoder(SavedModel):
 # %% ../../nbs/autoencoder/02_reconstruction.ipynb #7b7efaf1
 @patch
 def _gather(self:Autoencoder, what, bs, model):
-    parts = []
-    _,bad = self.each(what, lambda pics: (o.cpu().numpy() for o in self.outputs(pics, bs, model)), parts.append)
-    return join_parts(parts, bad)
+    def answer(pics): return (o.cpu().numpy() for o in self.outputs(pics, bs, model))
+    return joined_outputs(partial(self.each, what, answer))
 
 @patch
 def reconstruct(self:Autoencoder,

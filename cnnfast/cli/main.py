@@ -10,7 +10,8 @@ __all__ = []
 # %% ../../nbs/cli/00_main.ipynb #033231ab
 import argparse, atexit, gc, os, sys, warnings
 from pathlib import Path
-from ..core.disk import check_absent
+from ..core.text import did_you_mean
+from ..core.disk import check_absent, whole_file
 
 # %% ../../nbs/cli/00_main.ipynb #3c814851
 _COMMANDS = {} # name -> its function, what adds its options to a parser, help, description
@@ -80,10 +81,16 @@ def _check_device(name):
     try: torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as e: raise ValueError(f'--device {name} cannot be used: {str(e).splitlines()[0]}') from None
 
+def _prepare(args):
+    "Before one file is written: what can be said at once, then the imports"
+    check_absent(args.out, 'choose another name with --out, or remove it')
+    if args.device: _check_device(args.device)
+    _import_all()
+
 # %% ../../nbs/cli/00_main.ipynb #ad917bc6
 def _training_options(p):
     "How `cnnfast run` trains"
-    def add(*args, **kwargs): p.add_argument(*args, **kwargs)
+    add = p.add_argument
     add('--models', default='ann,cnn,fast_cnn,tiny_resnet',
         help='names, separated by commas (see `cnnfast models`); by default %(default)s')
     add('--epochs', type=int,
@@ -101,7 +108,7 @@ def _training_options(p):
 
 # %% ../../nbs/cli/00_main.ipynb #77cfb2fd
 def _run_options(p):
-    def add(*args, **kwargs): p.add_argument(*args, **kwargs)
+    add = p.add_argument
     add('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or '
         'a csv file of your own pictures; by default digits, which needs no download')
     _path_option(p, 'where the data set lies on disk: a folder, an archive, or the archives that are its parts')
@@ -186,7 +193,6 @@ def _check(args):
     check_absent(args.csv, 'choose another name with --csv, or remove it')
     _import_all()
     import pandas as pd
-    from cnnfast.core.disk import whole_file
     from cnnfast.data.standard_sets import load_data
     data = load_data(args.data, _one(args.path))
     with pd.option_context('display.max_rows', 50, 'display.width', 200, 'display.max_columns', 20): print(data.summary().round(3), '\n')
@@ -210,10 +216,7 @@ def _predict_options(p):
 @_command(_predict_options, 'name the classes of pictures with a trained model',
           'Print a csv of files, the class that a model of cnnfast gives each, and its probability.')
 def _predict(args):
-    check_absent(args.out, 'choose another name with --out, or remove it')
-    if args.device: _check_device(args.device)
-    _import_all()
-    from cnnfast.core.disk import whole_file
+    _prepare(args)
     from cnnfast.saving.folder import load_model
     model = load_model(args.model, args.device)
     if not hasattr(model, 'predict_proba'):
@@ -224,7 +227,7 @@ def _predict(args):
 
 # %% ../../nbs/cli/00_main.ipynb #a113cad5
 def _submit_options(p):
-    def add(*args, **kwargs): p.add_argument(*args, **kwargs)
+    add = p.add_argument
     add('models', nargs='+', metavar='MODEL',
         help='folders of models, or folders of several, like cnnfast-cifar100/fast_cnn; or the folder of an ensemble')
     add('--pictures', required=True, metavar='DATA', help='a folder of pictures, or a data set whose test set has no labels: cifar100, '
@@ -249,9 +252,7 @@ def _to_label(args):
 @_command(_submit_options, 'label the test pictures of a competition',
           'Write a csv of ids and labels for pictures without labels, with one model or with several as an ensemble.')
 def _submit(args):
-    check_absent(args.out, 'choose another name with --out, or remove it')
-    if args.device: _check_device(args.device)
-    _import_all()
+    _prepare(args)
     from cnnfast.ensembling.ensemble import ensemble
     from cnnfast.ensembling.submission import submission
     from cnnfast.saving.folder import load_model
@@ -280,7 +281,6 @@ def _datasets(args):
 
 @_command(_filter_option, 'list the models', "cnnfast's own models, and timm's architectures.")
 def _models(args):
-    from cnnfast.core.text import did_you_mean
     from cnnfast.models.pretrained import model_names, tiny_resnet
     from cnnfast.models.scratch import MODELS
     names = model_names(args.filter)

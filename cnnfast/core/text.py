@@ -29,6 +29,9 @@ def did_you_mean(
     names = list(map(str, names))
     return f"did you mean {' or '.join(m)}?" if (m := get_close_matches(str(name), names, 3, 0.5)) else f'there are {shortlist(names)}'
 
+# %% ../../nbs/core/00_text.ipynb #6b8eac2e
+def first_line(e): return f'{type(e).__name__}: {(str(e).splitlines() or [""])[0]}'
+
 # %% ../../nbs/core/00_text.ipynb #ee6ffab2
 def with_progress(it=None, desc=None, total=None, **kwargs):
     "`it`, with a progress bar on a terminal or in a notebook that someone watches"

@@ -10,7 +10,7 @@ __all__ = ['first_filters', 'plot_filters', 'filter_patterns', 'plot_patterns']
 # %% ../../nbs/interpretation/01_filters.ipynb #a8d46756
 from fastai.vision.all import *
 from ..core.text import with_progress
-from ..core.plotting import plot_tiles
+from ..core.plotting import plot_tiles, to_images
 from ..data.loading import normalize_transform
 from ..training.learner import input_shape
 from .activations import as_map, find_layer, layer_outputs, stages
@@ -92,7 +92,7 @@ def filter_patterns(
             x = torch.where(steep == 0, noise(), (x.detach() + 0.03*up/steep.clamp(min=1e-12)).clamp(0, 1))
             if k < 3*steps//4 and k % 8 == 7: x = 0.5*x + 0.5*_smoothed(x)
     finally: hook.remove()
-    return x.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(),channels,layer
+    return to_images(x),channels,layer
 
 # %% ../../nbs/interpretation/01_filters.ipynb #8be97f51
 def plot_patterns(learn, layer=None, channels=16, ax=None, **kwargs):

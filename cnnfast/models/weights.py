@@ -9,6 +9,7 @@ __all__ = ['write_weights', 'read_weights']
 
 # %% ../../nbs/models/01_weights.ipynb #de591d7a
 from fastai.vision.all import *
+from ..core.text import first_line
 from ..core.disk import whole_file
 
 # %% ../../nbs/models/01_weights.ipynb #6b18e23e
@@ -19,9 +20,6 @@ def write_weights(
     "Save the state dict of `model` as safetensors; the file appears when it is whole"
     from safetensors.torch import save
     with whole_file(path) as f: f.write_bytes(save({k:v.contiguous() for k,v in model.state_dict().items()}))
-
-# %% ../../nbs/models/01_weights.ipynb #d20b7e22
-def first_line(e): return f'{type(e).__name__}: {(str(e).splitlines() or [""])[0]}'
 
 # %% ../../nbs/models/01_weights.ipynb #0bd28841
 def read_weights(

@@ -87,11 +87,12 @@ def each(self:SavedModel,
     return names,list(bad)
 
 # %% ../../nbs/saving/01_prediction.ipynb #7604e7e1
-def join_parts(
-    parts, # Arrays (n, …)
-    bad, # Positions of what could not be read
+def joined_outputs(
+    ask, # Called with a function that takes arrays (n, …), gives names of all pictures and positions of what cannot be read
 ) -> np.ndarray: # (N, …)
-    "The arrays as one; NaN for what could not be read"
+    "The arrays that `ask` hands on, as one; NaN for what cannot be read"
+    parts = []
+    _,bad = ask(parts.append)
     res = np.concatenate(parts)
     res[bad] = np.nan
     return res
@@ -106,9 +107,7 @@ def predict_proba(self:Classifier,
     bs:int=256, # Pictures the model sees at once
 ) -> np.ndarray: # (N, classes); NaN for what cannot be read
     "The probability of each class for each picture"
-    parts = []
-    _,bad = self._classify(what, bs, parts.append)
-    return join_parts(parts, bad)
+    return joined_outputs(partial(self._classify, what, bs))
 
 # %% ../../nbs/saving/01_prediction.ipynb #a87b1969
 @patch

@@ -117,9 +117,8 @@ class Checkpoint(Callback):
     ):
         self.path,self.resume,self.seconds = Path(path),resume,seconds
         self.nth,self.now,self.state,self.last = 1,None,None,time.perf_counter()
-        if self.path.exists():
-            if not resume: check_absent(self.path, 'resume=True goes on from it; or choose another name, or remove it')
-            self.state = read_state(self.path)
+        if not resume: check_absent(path, 'resume=True goes on from it; or choose another name, or remove it')
+        if self.path.exists(): self.state = read_state(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def after_epoch(self):

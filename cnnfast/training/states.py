@@ -10,8 +10,8 @@ __all__ = []
 # %% ../../nbs/training/02_states.ipynb #5c1ee226
 import hashlib, json
 from fastai.vision.all import *
+from ..core.text import first_line
 from ..core.disk import whole_file
-from ..models.weights import first_line
 
 # %% ../../nbs/training/02_states.ipynb #0ab8b5a5
 def is_plain(o) -> bool:
