@@ -73,8 +73,6 @@ def cifar10(
                          'or the files data_batch_1, …, test_batch')
     return from_folders('cifar10', root, valid_pct, None, seed, size=32)
 
-# %% [markdown] f87b0bfa@@DEL@@
-
 # %% ../../nbs/data/06_standard_sets.ipynb #9eb9642b
 def _fine_from_pickles(root, coarse, valid_pct, seed):
     "CIFAR-100 from its original pickles, and the coarse class of each item, where `coarse`"
