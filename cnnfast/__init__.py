@@ -5,8 +5,11 @@
 """
 __version__ = "0.1.0"
 
+import os, sys
+if 'torch' not in sys.modules: os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that spin while they wait slow down a second training many-fold
+
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
-    'core': ('text', 'disk', 'plotting'),
+    'core': ('text', 'disk', 'plotting', 'devices'),
     'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'loading',
              'inspection'),
     'models': ('scratch', 'weights', 'pretrained'),

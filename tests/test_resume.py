@@ -1,10 +1,11 @@
 "A training that is killed, by a real SIGKILL, and started again ends as one that was not."
-import errno, json, os, pickle, subprocess, sys
+import errno, json, math, os, pickle, subprocess, sys
 import pytest
 from conftest import cnnfast_here, fails_with
 from pathlib import Path
 from fastai.vision.all import Callback, ProgressCallback
 from cnnfast.data.dataset import digits
+from cnnfast.training import states
 from cnnfast.training.states import read_state
 from cnnfast.training.checkpoints import Checkpoint
 from cnnfast.training.learner import scratch_learner
@@ -20,15 +21,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from cnnfast import *
+import cnnfast.training.states as states
 from cnnfast.training.states import write_state
 torch.set_num_threads(1)
 root = Path(sys.argv[1])
 
-def write_slowly(self, data):
-    "As a slow disk does, so that there is time to be killed while a checkpoint is written"
-    with open(self, 'wb') as f:
-        for i in range(0, len(data), len(data)//20+1): f.write(data[i:i+len(data)//20+1]); f.flush(); time.sleep(0.002)
-Path.write_bytes = write_slowly
+plain = states._bytes
+def slowly(t):
+    "As on a slow disk, so that there is time to be killed while a checkpoint is written"
+    time.sleep(0.001)
+    return plain(t)
+states._bytes = slowly
 
 def train(name, resume=False):
     dls = digits().subset(per_class=40).dataloaders(bs=32, mix='cutmix')
@@ -162,11 +165,13 @@ def test_damaged_checkpoint(broken_off, harm, words):
     with pytest.raises(ValueError, match=words): Checkpoint(broken_off, resume=True)
 
 def test_full_disk_keeps_the_checkpoint(broken_off, monkeypatch):
-    before,write = broken_off.read_bytes(),Path.write_bytes
-    def full(self, data):
-        write(self, data[:len(data)//2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr(Path, 'write_bytes', full)
+    before,header,plain,left = broken_off.read_bytes(),states._header,states._bytes,[math.inf]
+    def begins(*args): left[0] = 3; return header(*args)
+    def full(tensor):
+        left[0] -= 1
+        if left[0] < 0: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(tensor)
+    monkeypatch.setattr(states, '_header', begins); monkeypatch.setattr(states, '_bytes', full)
     with pytest.raises(OSError, match='No space left to write .*c.safetensors'):
         fit(learner([Checkpoint(broken_off, resume=True), Unplugged(9)]))
     assert broken_off.read_bytes() == before and [o.name for o in broken_off.parent.iterdir()] == ['c.safetensors']

@@ -91,8 +91,9 @@ def _prepare(args):
 def _training_options(p):
     "How `cnnfast run` trains"
     add = p.add_argument
-    add('--models', default='ann,cnn,fast_cnn,tiny_resnet',
-        help='names, separated by commas (see `cnnfast models`); by default %(default)s')
+    add('--models', help='names, separated by commas (see `cnnfast models`); by default ann,cnn,fast_cnn,tiny_resnet '
+        '(without tiny_resnet for tiny_imagenet, which it was pretrained on)')
+    add('--allow-seen', action='store_true', help='compare pretrained models that have seen these pictures in pretraining, too, and say so')
     add('--epochs', type=int,
         help='passes over the training pictures; by default 10, more for small data sets, a third of it for pretrained ones')
     add('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
@@ -104,6 +105,7 @@ def _training_options(p):
     add('--no-pretrained', action='store_true', help="train timm's models from scratch")
     add('--augment', help='none, flip_crop, standard or strong; by default flip_crop')
     add('--balance', help='oversample, undersample or weighted: the same number of training pictures of each class, for unbalanced data')
+    add('--balance-valid', action='store_true', help='with --balance oversample or undersample: balance the validation pictures, too')
     add('--memory', type=float, metavar='GB', help='memory that decoded pictures may take; by default half of what is free')
 
 # %% ../../nbs/cli/00_main.ipynb #77cfb2fd
@@ -112,8 +114,11 @@ def _run_options(p):
     add('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or '
         'a csv file of your own pictures; by default digits, which needs no download')
     _path_option(p, 'where the data set lies on disk: a folder, an archive, or the archives that are its parts')
-    add('--size', type=int, help='pixels a side, for your own pictures')
+    add('--size', type=int, help='pixels a side; by default those of the data set, 64 for your own pictures')
     add('--resize', help='crop, pad or squish, for your own pictures of other shapes')
+    add('--classes', help='only these classes: how many, or names separated by commas')
+    add('--per-class', type=int, help='at most so many training pictures of each class')
+    add('--split', help='official or kaggle, for cifar100: kaggle has no labels for test')
     add('--split-seed', type=int, default=42, help='seed of the split into train, valid and test; by default %(default)s')
     _training_options(p)
     add('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
@@ -136,17 +141,26 @@ def _weights(pairs):
     return dict(o.split('=', 1) for o in pairs)
 
 def _positive(args):
-    for k in ('epochs', 'seeds', 'bs', 'size', 'patience', 'lr', 'memory'):
-        if (v := getattr(args, k)) is not None and v <= 0: raise ValueError(f'--{k} {v}: give a number above 0')
+    for k in ('epochs', 'seeds', 'bs', 'size', 'per_class', 'patience', 'lr', 'memory'):
+        if (v := getattr(args, k)) is not None and v <= 0: raise ValueError(f'--{k.replace("_", "-")} {v}: give a number above 0')
+
+def _classes(text): # '10' or 'cat,dog'
+    if text is None or text.isdecimal(): return text and int(text)
+    return [o.strip() for o in text.split(',') if o.strip()]
 
 def _data_of(args):
     "The data set of `cnnfast run`, checked"
     from cnnfast.data.standard_sets import DATASETS, load_data
-    own = {k:v for k,v in dict(size=args.size, resize=args.resize).items() if v is not None}
-    if own and args.data in DATASETS: raise ValueError(f"--{list(own)[0]} is for your own pictures: {args.data} has a size of its own")
-    data = load_data(args.data, _one(args.path), seed=args.split_seed, **own)
-    if args.data not in DATASETS and len(data) <= 100_000: data.check(budget=args.memory) # warns of leaks
-    if args.balance: data = data.balance(args.balance)
+    known = args.data in DATASETS
+    if known and args.resize: raise ValueError(f'--resize is for your own pictures: those of {args.data} are square')
+    if args.split and args.data != 'cifar100': raise ValueError(f'--split {args.split} is for cifar100, not for {args.data}')
+    if args.balance_valid and not args.balance: raise ValueError('--balance-valid goes with --balance, which says how')
+    own = dict(split=args.split, resize=args.resize, size=None if known else args.size)
+    data = load_data(args.data, _one(args.path), seed=args.split_seed, **{k:v for k,v in own.items() if v is not None})
+    if known and args.size: data = data.new(size=args.size)
+    if args.classes or args.per_class: data = data.subset(_classes(args.classes), args.per_class)
+    if not known and len(data) <= 100_000: data.check(budget=args.memory) # warns of leaks
+    if args.balance: data = data.balance(args.balance, valid=args.balance_valid)
     if args.augment: data.augmentations(args.augment) # an unknown level shows now
     return data
 
@@ -159,13 +173,12 @@ def _run(args):
     if args.device: _check_device(args.device)
     if not args.resume: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it (--resume)')
     _import_all()
-    from cnnfast.models.pretrained import is_timm
     from cnnfast.study.pipeline import compare
-    from cnnfast.study.recipe import default_seeds
+    from cnnfast.study.recipe import as_recipe, default_seeds
     from cnnfast.study.slides import check_slides
     if args.slides: check_slides()
-    models = [o.strip() for o in args.models.split(',') if o.strip()]
-    for m in models: is_timm(m)
+    models = None if args.models is None else [o.strip() for o in args.models.split(',') if o.strip()]
+    for m in models or (): as_recipe(m) # an unknown name shows now
     data = _data_of(args)
     print(data, flush=True)
     free,last = _free_name(f'cnnfast-{data.name}')
@@ -174,7 +187,8 @@ def _run(args):
     kwargs = dict(augment=args.augment) if args.augment else {}
     res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume,
                   weights=weights, pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, budget=args.memory,
-                  device=args.device, autoencoder=args.autoencoder, **kwargs)
+                  device=args.device, autoencoder=args.autoencoder,
+                  allow_seen=args.allow_seen, **kwargs)
     if args.slides: res.slides(out/'report.pptx')
     written = f'The report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else '')
     print(f'\n{res.show_table().to_string()}\n\n{written}')
@@ -283,7 +297,9 @@ def _datasets(args):
 def _models(args):
     from cnnfast.models.pretrained import model_names, tiny_resnet
     from cnnfast.models.scratch import MODELS
+    from cnnfast.study.recipe import VARIANTS
     names = model_names(args.filter)
     if not names: raise ValueError(f'No model name contains {args.filter!r}: {did_you_mean(args.filter, model_names())}')
     docs = {k:o.__doc__ for k,o in dict(MODELS, tiny_resnet=tiny_resnet).items()}
     for n in names: print(f'{n:14} {docs[n]}' if n in docs else n)
+    if not args.filter: print(f'\nVariants of custom_cnn, that --models takes as well: {", ".join(VARIANTS)}')

@@ -59,6 +59,8 @@ class ImageData:
         stamps=None, # Size and modification time of each file, (N, 2), for the cache of decoded pictures
         unlabelled=(), # Items of a test set without labels
         weighted:bool=False, # Draw training batches in which every class is equally likely?
+        balanced:str='', # What was done for the balance of the classes, in words
+        source:str=None, # The published data set that the pictures are from, like 'tiny_imagenet'; by default known where classes are WordNet ids
     ):
         if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
         if not (isinstance(size, numbers.Integral) and size > 0): raise ValueError(f'size={size!r} is no number of pixels: give 1 or more')
@@ -68,6 +70,7 @@ class ImageData:
         self.targs,self.path,self.vocab = np.asarray(targs, dtype=np.int64),Path(path),list(vocab)
         self.splits = {k:np.asarray(splits[k], dtype=np.int64) for k in ('train', 'valid', 'test') if k in splits}
         self.get_y = get_y or ItemLabel(items, self.targs, self.vocab)
+        if source is None: self.source = 'imagenet' if all(re.fullmatch(r'n\d{8}', str(o)) for o in self.vocab) else ''
         self.left_out = {} # file -> why it cannot be used
         self._check()
 
@@ -81,7 +84,8 @@ class ImageData:
     def __repr__(self):
         n = ', '.join(f'{len(v):,} {k}' for k,v in self.splits.items())
         if len(self.unlabelled): n += f', {len(self.unlabelled):,} unlabelled'
-        kind = f"{'colour' if self.n_in == 3 else 'grey'}{'; classes drawn evenly' if self.weighted else ''}"
+        kind = 'colour' if self.n_in == 3 else 'grey'
+        if self.balanced: kind += f'; {self.balanced}'
         return f"{self.name}: {n}; {len(self.vocab)} classes; {self.size}×{self.size}, {kind}"
 
     @staticmethod

@@ -36,7 +36,7 @@ class _Some:
 def summary(self:ImageData,
     n:int=2000, # How many pictures to open for sizes and modes, spread evenly over classes; at least one of each
 ) -> pd.DataFrame: # One row for each class, and one for all
-    "Pictures of each class in each split, share, imbalance, sizes and modes"
+    "Pictures of each class in each split, share, imbalance, sizes and modes; above them, how the classes were balanced"
     t,total = self.counts,len(self)
     t['all'] = t.sum(axis=1)
     t['share'] = t['all']/total
@@ -47,7 +47,7 @@ def summary(self:ImageData,
     t['size'],t['mode'] = zip(*map(_sizes, look))
     last = dict(t[[*self.splits, 'all']].sum(), share=1., imbalance=t.train.max()/t.train.min())
     last['size'],last['mode'] = _sizes(pd.concat(look))
-    return pd.concat([t, pd.DataFrame(last, index=['all'])])
+    return pd.concat([t, pd.DataFrame(last, index=['all'])]).rename_axis(self.balanced or None)
 
 # %% ../../nbs/data/10_inspection.ipynb #db0383e8
 @patch

@@ -158,7 +158,12 @@ def dataloaders(self:ImageData,
 def test(self:DataLoaders):
     "The test `DataLoader`"
     if len(self.loaders) > 2: return self.loaders[2]
-    raise ValueError('These DataLoaders have no test split')
+    raise AttributeError
+
+@patch(nm='__getattr__')
+def _without_test(self:DataLoaders, k): # where there is no attribute, `k` is asked of the training loader
+    if k == 'test': raise AttributeError('These DataLoaders have no test split: only train and valid')
+    return GetAttr.__getattr__(self, k)
 
 # %% ../../nbs/data/09_loading.ipynb #92e1fd89
 def find_split(

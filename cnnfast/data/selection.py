@@ -110,6 +110,10 @@ def _resampled(pos, targs, how, rng):
     n = max(map(len, mine)) if how == 'oversample' else min(map(len, mine))
     return np.sort(np.concatenate([np.concatenate([np.repeat(v, n//len(v)), rng.permutation(v)[:n % len(v)]]) for v in mine]))
 
+def _named(data, how, said):
+    "Name and description of `data` once it is balanced: what is done to a data set shows wherever it is named"
+    return dict(name=f"{data.name}-{how if how == 'weighted' else how+'d'}", balanced='; '.join([*filter(None, [data.balanced]), said]))
+
 @patch
 def balance(self:ImageData,
     how:str='oversample', # A key of `BALANCE`
@@ -121,10 +125,11 @@ def balance(self:ImageData,
     if how == 'weighted':
         if valid: raise ValueError("how='weighted' changes how training batches are drawn: "
                                    "validation pictures can be balanced by oversample or undersample")
-        return self.new(weighted=True)
+        return self.new(weighted=True, **_named(self, how, 'classes drawn evenly'))
     rng = np.random.default_rng(seed)
     which = ('train', 'valid') if valid else ('train',)
-    return self.new(splits={k:_resampled(v, self.targs, how, rng) if k in which else v for k,v in self.splits.items()})
+    splits = {k:_resampled(v, self.targs, how, rng) if k in which else v for k,v in self.splits.items()}
+    return self.new(splits=splits, **_named(self, how, f"{' and '.join(which)} {how}d"))
 
 # %% ../../nbs/data/04_selection.ipynb #a92e476d
 @patch

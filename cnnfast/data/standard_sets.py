@@ -172,7 +172,7 @@ def tiny_imagenet(
     splits = fill_splits(dict(train=np.arange(n), test=np.arange(n, len(files))), targs, vocab, valid_pct, None, seed)
     unlabelled = [o[0] for o in scan_pictures(root/'test')[0]] if (root/'test').is_dir() else []
     data = ImageData('tiny_imagenet', FilePaths(files), targs, splits, vocab, size=64, path=root,
-                     stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled))
+                     stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), source='tiny_imagenet')
     if classes is None: return data
     if not isinstance(classes, int): classes = [dict(zip(wnids, vocab)).get(o, o) for o in listify(classes)]
     return data.subset(classes)

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from fastai.vision.all import *
 from ..core.text import with_progress
 from ..core.disk import cnnfast_home, is_full, make_folder
+from ..core.devices import free_memory, free_on
 from .pictures import OpenPicture, Picture
 from .dataset import ImageData
 
@@ -66,7 +67,8 @@ def _hash(*parts):
 
 @patch
 def _cache_dir(self:ImageData):
-    names,name = '\n'.join(self.items.names),re.sub(r'\W', '_', self.name)[:60] # of a folder, whatever the data set is called
+    name = re.sub('(-oversampled|-undersampled|-weighted)+$', '', self.name) # the pictures are the same
+    names,name = '\n'.join(self.items.names),re.sub(r'\W', '_', name)[:60] # of a folder, whatever the data set is called
     return cnnfast_home()/'pictures'/f'{name}-{self.size}-{_hash(names, self.size, self.n_in, self.resize)}'
 
 # %% ../../nbs/data/07_store.ipynb #f49529c7
@@ -148,13 +150,12 @@ class PictureStore:
             self.there[device] = tuple(o.to(device) for o in both) if self._fits(device) else both
         return self.there[device]
 
-    def _fits(self, device): return device.type != 'cuda' or self.pics.nbytes < torch.cuda.mem_get_info(device)[0]/2
+    def _fits(self, device): return self.pics.nbytes < free_on(device)/2
 
 # %% ../../nbs/data/07_store.ipynb #714ead78
 def memory_budget() -> float: # Bytes
     "What decoded pictures may take by default: half of the memory that is free"
-    import psutil
-    return psutil.virtual_memory().available/2
+    return free_memory()/2
 
 def goes_in_memory(
     data, # An `ImageData`

@@ -15,7 +15,7 @@ from ..core.text import did_you_mean, shortlist, with_progress
 from ..data.store import decode_pictures
 from ..data.loading import find_opener, find_split
 from ..evaluation.metrics import Evaluation, MultiCrop
-from ..saving.folder import Classifier, save_model, saved_kind, write_config
+from ..saving.folder import Classifier, check_fields, save_model, saved_kind, write_config
 from ..saving.prediction import as_items, check_read
 from .combining import COMBINATIONS, FITTED, check_enough, combine_probs, fit_combination, given_weights
 from .members import check_classes, check_pictures, expand_sources, warn_of_others, as_member
@@ -261,12 +261,27 @@ def save(self:Ensemble,
     "Write the ensemble as a folder; it appears when it is whole"
     return save_model(self, folder, metrics)
 
+def _check_config(config):
+    "Raise `ValueError` where `config` describes no ensemble"
+    check_fields(config, ('classes',))
+    names,how,fitted = [config.get(k) for k in ('names', 'how', 'fitted')]
+    if not (isinstance(names, list) and 0 < len(names) <= 1000 and all(isinstance(o, str) for o in names)): raise ValueError('names must be a list of texts')
+    if not isinstance(how, str): raise ValueError(f'how must be one of {", ".join(COMBINATIONS)}')
+    if not isinstance(config.get('tta'), bool): raise ValueError('tta must be true or false')
+    if fitted is None: return
+    c,m = len(config['classes']),len(names)
+    shapes = dict(weights=(m,), coef=(c, m*c), intercept=(c,), share=())
+    if not isinstance(fitted, dict) or set(fitted) != ({'coef', 'intercept', 'share'} if how == 'stack' else {'weights'}): raise ValueError('fitted has not what how needs')
+    for k,o in fitted.items():
+        o = np.asarray(o, dtype=float)
+        if o.shape != shapes[k] or not np.isfinite(o).all(): raise ValueError(f'{k} of fitted must be numbers of shape {shapes[k]}')
+
 @patch(cls_method=True)
 def load(cls:Ensemble, folder, config, device=None):
     "The ensemble in `folder`, as `config` describes it"
     try:
+        _check_config(config)
         members = [replace(as_member(_part(folder, i)), name=name) for i,name in enumerate(config['names'])]
         return cls(members, config['how'], None, config['tta'], device, config['classes'], config['fitted'])
-    except (KeyError, TypeError, AttributeError) as e:
-        why = f'{type(e).__name__}: {e}'
-        raise ValueError(f'{folder} does not hold the ensemble that its config.json describes ({why})') from None
+    except FileNotFoundError: raise
+    except Exception as e: raise ValueError(f'{folder} does not hold the ensemble that its config.json describes ({e})') from None

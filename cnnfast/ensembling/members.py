@@ -40,8 +40,10 @@ def _folder_member(folder):
     if (kind := config.get('kind', 'classifier')) != 'classifier':
         hint = ', like those in its folders' if kind == 'ensemble' else ''
         raise ValueError(f'{folder} holds an {kind}: members are single classifiers{hint}')
-    name = (config.get('architecture') or {}).get('name', 'model')
-    return Member(f'{name} {folder.name}', folder, config.get('classes', []), config.get('data'))
+    try: Classifier.check(config)
+    except ValueError as e: raise ValueError(f'{folder} holds no model that can be loaded: {e}') from None
+    name = config['architecture']['name']
+    return Member(f'{name} {folder.name}', folder, config['classes'], config['data'] if isinstance(config.get('data'), dict) else None)
 
 def as_member(
     o, # A `Learner`, a `Classifier`, or a model folder

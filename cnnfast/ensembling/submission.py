@@ -14,6 +14,7 @@ from ..core.disk import check_absent, whole_file
 from ..data.dataset import ImageData
 from ..saving.folder import load_model
 from ..saving.prediction import as_items
+from .members import check_classes
 from .ensemble import Ensemble, ensemble
 
 # %% ../../nbs/ensembling/05_submission.ipynb #c3ef5d05
@@ -74,6 +75,7 @@ def submission(
         raise FileNotFoundError(f'{path.parent} does not exist: make the folder first, or choose another for {path.name}')
     if isinstance(model, (str, Path)): model = load_model(model)
     if not isinstance(model, Ensemble): model = ensemble(model)
+    if (classes := getattr(data, 'vocab', None)) is not None: check_classes(model.name, model.classes, list(map(str, classes)), 'the data set')
     items,names = _to_label(data)
     ids,files = _ids_and_files(names)
     t,where = (pd.DataFrame(dict(id=ids, label='')), range(len(ids))) if sample is None else _read_sample(sample, ids, files)
@@ -82,7 +84,7 @@ def submission(
     if (bad := found.isna()).any():
         shown = shortlist(np.array(files)[bad], 3)
         raise ValueError(f'{int(bad.sum()):,} pictures cannot be read and would have no label: {shown}: replace them')
-    if kind == 'numbers': found = found.map({o:i for i,o in enumerate(model.classes)})
+    if kind == 'numbers': found = found.map({str(o):i for i,o in enumerate(model.classes if classes is None else classes)})
     t.isetitem(1, found.iloc[list(where)].values)
     with whole_file(path) as f: t.to_csv(f, index=False)
     return t

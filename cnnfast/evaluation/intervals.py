@@ -24,14 +24,12 @@ def class_scores(
     return dict(precision=_ratio(hits, predicted), recall=_ratio(hits, actual), f1=_ratio(2*hits, actual+predicted))
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #9c9a034d
-def _average(o, weights):
-    w = np.where(np.isnan(o), 0, weights)
-    return _ratio((np.nan_to_num(o)*w).sum(-1), w.sum(-1))
+def _average(o, weights): return _ratio((np.nan_to_num(o)*weights).sum(-1), weights.sum(-1))
 
 def average_scores(hits, actual, predicted) -> dict: # name -> (...), 0 to 1
     "Accuracy, and macro and weighted averages of precision, recall and F1"
     scores,n = class_scores(hits, actual, predicted),np.asarray(actual).sum(-1)
-    kinds = dict(macro=1, weighted=actual)
+    kinds = dict(macro=(np.asarray(actual)+predicted > 0).astype(float), weighted=np.asarray(actual))
     return dict(accuracy=_ratio(np.asarray(hits).sum(-1), n),
                 **{f'{k}_{avg}':_average(v, w) for avg,w in kinds.items() for k,v in scores.items()})
 

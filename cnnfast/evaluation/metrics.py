@@ -8,7 +8,9 @@ Docs: https://cnnfast.github.io/cnnfast/evaluation/metrics.html.md"""
 __all__ = ['Evaluation', 'evaluate', 'plot_history']
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #8b22cf2e
+import warnings
 from fastai.vision.all import *
+from ..core.text import shortlist
 from ..core.plotting import thin_labels
 from ..data.augmentation import FlipLR
 from ..data.loading import find_split
@@ -68,16 +70,27 @@ def in_top(self:Evaluation, k:int) -> np.ndarray: # (N,) bool
     before = np.arange(len(self.vocab)) < self.targs[:,None] # of equal probabilities the first class counts, as in `preds`
     return ((self.probs > own) | ((self.probs == own) & before)).sum(1) < k
 
+# %% ../../nbs/evaluation/01_metrics.ipynb #c0053040
+@patch(as_prop=True)
+def undefined(self:Evaluation) -> dict: # 'precision', 'recall' -> names of classes
+    "Classes whose precision is undefined, since they were never predicted, or whose recall is, since there is no picture of them"
+    actual,predicted = [np.bincount(o, minlength=len(self.vocab)) for o in (self.targs, self.preds)]
+    missing = dict(precision=(predicted == 0) & (actual > 0), recall=(actual == 0) & (predicted > 0))
+    return {k:[self.vocab[i] for i in np.flatnonzero(o)] for k,o in missing.items() if o.any()}
+
 # %% ../../nbs/evaluation/01_metrics.ipynb #f7bc58d7
 @patch(as_prop=True)
 def metrics(self:Evaluation) -> dict: # name -> value, all between 0 and 1
     "Accuracy, top-5 accuracy where there are more than five classes, and macro and weighted averages of precision, recall and F1"
     if hasattr(self, '_metrics'): return dict(self._metrics)
+    from sklearn.exceptions import UndefinedMetricWarning
     from sklearn.metrics import precision_recall_fscore_support as prf
+    for k,names in self.undefined.items():
+        warnings.warn(f'{self.name or "Evaluation"} on {self.split}: {k} is undefined for {shortlist(names)}, and counts as 0 in averages', UndefinedMetricWarning)
     res = dict(accuracy=float((self.preds == self.targs).mean()))
     if len(self.vocab) > 5: res['top5_accuracy'] = float(self.in_top(5).mean())
     for avg in ('macro', 'weighted'):
-        scores = prf(self.targs, self.preds, labels=range(len(self.vocab)), average=avg, zero_division=np.nan)
+        scores = prf(self.targs, self.preds, average=avg, zero_division=0)
         res.update({f'{k}_{avg}':float(v) for k,v in zip(('precision', 'recall', 'f1'), scores)})
     self._metrics = res # whole, or not at all
     return dict(res)
@@ -224,21 +237,22 @@ def plot_history(
     histories, # A history (`learn.history()`), or {name: history}
     axs=None, # Two matplotlib axes; None: a new figure
 ):
-    "Draw loss and accuracy over the epochs, solid on valid, dashed on train; of more than three models on valid alone"
+    "Draw loss and accuracy over the epochs, on valid (solid) and train (dashed); of several models on valid alone, and as their loss the cross entropy"
     if isinstance(histories, pd.DataFrame): histories = {'':histories}
     if axs is None: _,axs = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
-    many = len(histories) > 3
+    several = len(histories) > 1
+    plain = several and all('valid_cross_entropy' in o for o in histories.values())
     for c,(name,df) in enumerate(histories.items()):
-        for ax,what in zip(axs, ('loss', 'accuracy')):
-            for split,style in (dict(valid='-') if many else dict(train='--', valid='-')).items():
+        for ax,what in zip(axs, ('cross_entropy' if plain else 'loss', 'accuracy')):
+            for split,style in (dict(valid='-') if several else dict(train='--', valid='-')).items():
                 col = f'{split}_{what}' if f'{split}_{what}' in df else what if split == 'valid' else None
-                label = name if many else f'{name} {split}'.strip()
-                if col in df: ax.plot(df.epoch+1, df[col], style, color=f'C{c}', marker='.', label=label)
-    for ax,what in zip(axs, ('loss', 'accuracy')):
-        ax.set(xlabel='epoch', title=f'{what} on valid' if many else what); ax.grid(alpha=0.3)
+                if col in df: ax.plot(df.epoch+1, df[col], style, color=f'C{c%10}', marker='.', label=name if several else split)
+    titles = 'cross entropy' if plain else 'loss, of each its own kind' if several else 'loss','accuracy'
+    for ax,title in zip(axs, titles):
+        ax.set(xlabel='epoch', ylabel=title.split(',')[0], title=f'{title}, on valid' if several else title); ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        if not many: ax.legend(fontsize=8)
-    if many: axs[0].set_yscale('log'); axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
+        if not several: ax.legend(fontsize=8)
+    if several: axs[0].set_yscale('log'); axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return axs
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #b4adbbb7

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent, whole_folder
-from ..data.pictures import OpenPicture
+from ..data.pictures import RESIZE, OpenPicture
 from ..data.augmentation import FlipLR, StandardizePicture
 from ..data.loading import find_normalization, find_opener
 from ..models.weights import read_weights, write_weights
-from ..models.pretrained import build_model
-from ..training.states import is_plain
+from ..models.pretrained import build_model, check_architecture
 
 # %% ../../nbs/saving/00_folder.ipynb #46e88b84
 @dataclass
@@ -35,6 +34,7 @@ class SavedModel:
     metrics:dict=field(default_factory=dict) # name -> value
     versions:dict=field(default_factory=dict) # package -> version, of the training
 
+    check_architecture = staticmethod(check_architecture)
     @property
     def opener(self): return OpenPicture(self.size, self.channels, self.resize)
     @property
@@ -71,6 +71,7 @@ def saved_kind(cls):
 
 def _class_of(kind):
     "The class of what is called `kind`"
+    if not isinstance(kind, str): raise ValueError(f'{str(kind)[:40]!r} is no kind of model')
     if kind not in SAVED_KINDS:
         import cnnfast
         cnnfast._load() # whichever module knows it registers it
@@ -128,16 +129,43 @@ def read_config(
         pickled = folder.suffix in ('.pkl', '.pth', '.pt', '.bin')
         raise ValueError(f'{folder} is a file: a model of cnnfast is a folder'
                          + ('. A pickle can run code where it is loaded, so cnnfast reads none' if pickled else ''))
-    if not path.exists(): raise FileNotFoundError(f'{folder} is no whole model: config.json is missing')
+    if not path.is_file(): raise FileNotFoundError(f'{folder} is no whole model: config.json is missing')
     try: config = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError: raise ValueError(f'{path} is cut off or damaged: it is no JSON') from None
-    if not isinstance(config, dict) or not isinstance(config.get('format'), int):
+    except (ValueError, RecursionError): raise ValueError(f'{path} is cut off or damaged: it is no JSON') from None
+    if not isinstance(config, dict) or type(config.get('format')) is not int:
         raise ValueError(f'{path} is not the configuration of a model')
     if config['format'] > _FORMAT:
         raise ValueError(f'{folder} was written by a newer version of cnnfast: update it (pip install -U cnnfast)')
     checksum = config.pop('checksum', None)
     if checksum != _hash(config): raise ValueError(f'{path} was altered or damaged: its checksum is another')
     return config
+
+# %% ../../nbs/saving/00_folder.ipynb #8f640b97
+def _is_text(o, most=1000): return isinstance(o, str) and len(o) <= most
+def _is_names(o): return isinstance(o, list) and 0 < len(o) <= 100_000 and all(map(_is_text, o)) and len(set(o)) == len(o)
+def _is_numbers(o, n): return isinstance(o, list) and len(o) == n and all(type(v) in (int, float) and math.isfinite(v) for v in o)
+def _is_normalization(o, n):
+    if not isinstance(o, dict): return o in (None, 'picture')
+    return set(o) == {'mean', 'std'} and all(_is_numbers(v, n) for v in o.values()) and min(o['std']) > 0
+
+FIELD_CHECKS = dict( # field -> what it must be, and whether it is
+    classes=('a list of different names', lambda o, config: _is_names(o)),
+    size=('a number of pixels, 1 to 4096', lambda o, config: type(o) is int and 1 <= o <= 4096),
+    channels=('1 or 3', lambda o, config: type(o) is int and o in (1, 3)),
+    resize=(f'one of {", ".join(RESIZE)}', lambda o, config: isinstance(o, str) and o in RESIZE),
+    normalize=("nothing, 'picture', or mean and std of each channel", lambda o, config: _is_normalization(o, config['channels'])),
+    flip=('true or false', lambda o, config: isinstance(o, bool)), metrics=('a dictionary', lambda o, config: isinstance(o, dict)),
+    versions=('a dictionary', lambda o, config: isinstance(o, dict)), weights=('a checksum', lambda o, config: _is_text(o, 64)))
+
+def check_fields(
+    config:dict, # From `config.json`
+    needed=('classes', 'channels', 'size', 'weights'), # Fields that must be there
+):
+    "Raise `ValueError` where a field is not what it must be"
+    for k in needed:
+        if k not in config: raise ValueError(f'config.json has no {k}')
+    for k,(what,good) in FIELD_CHECKS.items():
+        if k in config and not good(config[k], config): raise ValueError(f'{k} in config.json must be {what}, not {str(config[k])[:40]!r}')
 
 # %% ../../nbs/saving/00_folder.ipynb #6240d83a
 _FIELDS = ('classes', 'size', 'channels', 'resize', 'normalize', 'architecture', 'flip', 'metrics', 'versions')
@@ -148,12 +176,10 @@ def write_model(
     **facts, # What else `config.json` should keep: texts, numbers, lists and dictionaries
 ):
     "Write `config.json` and `weights.safetensors`"
-    if c.architecture and (odd := [k for k,v in c.architecture['kwargs'].items() if not is_plain(v)]):
-        raise ValueError(f'This model was made with {shortlist(odd)}, which is no number, text or list: '
-                         'only such arguments can be kept in a model folder')
     if c.architecture is None:
         raise ValueError('This model was made by hand, so its folder could not be loaded without its code: '
                          'save the weights with write_weights')
+    c.check_architecture(c.architecture)
     write_weights(c.model, folder/'weights.safetensors')
     weights = _hash((folder/'weights.safetensors').read_bytes())
     write_config(folder, **facts, kind=c.kind, **{k:getattr(c, k) for k in _FIELDS}, weights=weights)
@@ -175,20 +201,38 @@ def save_model(
     return folder
 
 # %% ../../nbs/saving/00_folder.ipynb #15e7138e
+def _check_shapes(model, path):
+    "Raise `ValueError` where the weights in `path` are not those of `model`"
+    from safetensors import safe_open
+    with safe_open(path, 'pt') as f: there = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+    own = {k:tuple(v.shape) for k,v in model.state_dict().items()}
+    if odd := [k for k in {**own, **there} if own.get(k) != there.get(k)]:
+        raise ValueError(f'its {odd[0]} is {own.get(odd[0], "not there")}, and {there.get(odd[0], "not there")} in the file')
+    if sum(o.numel() for o in model.buffers()) > 2**27: raise ValueError('it would need more memory than its weights')
+
+@patch(cls_method=True)
+def check(cls:SavedModel, config):
+    "Raise `ValueError` where `config` describes no model of this kind"
+    check_fields(config)
+    cls.check_architecture(config.get('architecture'))
+
 @patch(cls_method=True)
 def load(cls:SavedModel, folder, config, device=None):
     "What `config` describes, with the weights in `folder`"
     path = folder/'weights.safetensors'
-    if not path.exists(): raise FileNotFoundError(f'{folder} is no whole model: weights.safetensors is missing')
+    try: cls.check(config)
+    except ValueError as e: raise ValueError(f'{folder} holds no model that can be loaded: {e}') from None
+    if not path.is_file(): raise FileNotFoundError(f'{folder} is no whole model: weights.safetensors is missing')
     if _hash(path.read_bytes()) != config['weights']: raise ValueError(f'{path} was altered, cut off or damaged: its checksum is another')
+    about = config['architecture'],config['channels'],len(config['classes']),config['size']
     try:
-        model = cls.build(config['architecture'], config['channels'], len(config['classes']), config['size'])
+        with torch.device('meta'): _check_shapes(cls.build(*about), path)
+        model = cls.build(*about)
         model.load_state_dict(read_weights(path))
-        fields = {k:config[k] for k in _FIELDS if k in config} # one of an older version may lack some
-        return cls(model.eval().to(device or default_device()), **fields)
-    except (KeyError, TypeError, RuntimeError) as e:
+    except Exception as e:
         why = ' '.join(str(e).split())[:200]
         raise ValueError(f'{folder} does not hold the model that its config.json describes ({why})') from None
+    return cls(model.eval().to(device or default_device()), **{k:config[k] for k in _FIELDS if k in config}) # older versions lack some
 
 # %% ../../nbs/saving/00_folder.ipynb #fe46752c
 def load_model(

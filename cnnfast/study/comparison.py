@@ -10,6 +10,7 @@ __all__ = ['Comparison']
 # %% ../../nbs/study/02_comparison.ipynb #bba7f001
 from fastai.vision.all import *
 from ..core.text import did_you_mean
+from ..models.pretrained import seen_in_pretraining
 from ..evaluation.intervals import metric_intervals, paired_difference
 from ..evaluation.metrics import plot_history
 from ..saving.folder import load_model, save_model
@@ -31,8 +32,12 @@ class Comparison:
     def split(self): return self.runs[0].evaluation.split
     @property
     def n_seeds(self): return len({o.seed for o in self.runs})
+    @property
+    def seen(self) -> dict: # title -> what its pretraining has seen of these pictures, in words
+        own = {o.title:o.recipe.model for o in self.runs if o.recipe.transfers and o.recipe.weights is None}
+        return {k:s for k,model in own.items() if (s := seen_in_pretraining(model, self.data))}
     def of(self, model): return [o for o in self.runs if o.title == model]
-    def _repr_html_(self): return self.show_table().to_html(escape=False)
+    def _repr_html_(self): return self.show_table().to_html()
 
 # %% ../../nbs/study/02_comparison.ipynb #edd28010
 @patch
@@ -65,11 +70,12 @@ def settled(self:Comparison, a, b) -> bool: return self.difference(a, b).loc['ac
 
 # %% ../../nbs/study/02_comparison.ipynb #399b085a
 @patch(as_prop=True)
-def table(self:Comparison) -> pd.DataFrame: # Indexed by model, best first
+def table(self:Comparison) -> pd.DataFrame: # Indexed by model, best on valid first
     "Mean over seeds for each model, with a 95% interval for the accuracy"
     means = self.results.drop(columns='seed').groupby('model', sort=False).mean()
-    for i,k in enumerate(('low', 'high')): means.insert(2+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
-    return means.sort_values('accuracy', ascending=False, kind='stable')
+    for i,k in enumerate(('low', 'high')): means.insert(3+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
+    means = means.sort_values('valid_accuracy', ascending=False, kind='stable')
+    return means.loc[sorted(means.index, key=lambda o: o in self.seen)]
 
 @patch
 def _behind(self:Comparison, models):
@@ -79,15 +85,20 @@ def _behind(self:Comparison, models):
         yield f'{d.difference*100:.1f}' + ('' if d.settled else ', may be chance')
 
 @patch
-def show_table(self:Comparison) -> pd.DataFrame:
+def show_table(self:Comparison,
+    by:str='valid', # What to sort by: the accuracy on 'valid' or on 'test'
+) -> pd.DataFrame:
     "The table as text, for people"
-    t = self.table
+    if by not in ('valid', 'test'): raise ValueError(f"by={by!r} is not known: use 'valid' or 'test'")
+    t = self.table if by == 'valid' else self.table.sort_values('accuracy', ascending=False, kind='stable')
+    chosen = {} if self.split == 'valid' else {'on valid':t.valid_accuracy.map('{:.2%}'.format)}
+    seen = {'pretrained on':[self.seen.get(o, '') for o in t.index]} if self.seen else {}
     return pd.DataFrame({
-        'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
+        **chosen, 'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
         'points behind':['', *self._behind(t.index)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),
         'parameters':t.parameters.map('{:,.0f}'.format), 'epochs':t.epochs.map('{:.0f}'.format),
         'training (s)':t.train_seconds.map('{:,.1f}'.format),
-        'inference (pictures/s)':t.pictures_per_second.map('{:,.0f}'.format), 'memory (MB)':t.peak_memory_mb.map('{:,.0f}'.format)})
+        'inference (pictures/s)':t.pictures_per_second.map('{:,.0f}'.format), 'memory (MB)':t.peak_memory_mb.map('{:,.0f}'.format), **seen})
 
 # %% ../../nbs/study/02_comparison.ipynb #4b12ea93
 @patch
@@ -131,8 +142,8 @@ def _ensemble_of_runs(self:Comparison,
     res = ensemble([o.learn for o in runs], how, self.runs[0].learn.dls, names, **kwargs)
     if not res.tta:
         for m,o in zip(res.members, runs):
-            ev = o.evaluation
-            m.logs[ev.split],m.seconds[ev.split] = np.log(np.maximum(ev.probs, 1e-38)),len(ev.targs)/o.pictures_per_second
+            for ev in (o.valid, o.evaluation):
+                m.logs[ev.split],m.seconds[ev.split] = np.log(np.maximum(ev.probs, 1e-38)),len(ev.targs)/o.pictures_per_second
     return res
 
 # %% ../../nbs/study/02_comparison.ipynb #e4752f04
@@ -152,7 +163,7 @@ def autoencode(self:Comparison,
     **kwargs, # For `autoencoder_learner`
 ) -> dict: # {'masked': Learner, 'latent': Learner}
     "Autoencoders on the best model; the report shows them"
-    ranked = sorted(self.runs, key=lambda o: -o.history.valid_accuracy.iloc[-1])
+    ranked = sorted(self.runs, key=lambda o: (o.title in self.seen, -o.row['valid_accuracy']))
     learn = first((o.learn for o in ranked), has_pyramid)
     if learn is None: raise no_pyramid(dict.fromkeys(o.title for o in self.runs))
     epochs,self.autoencoders = epochs or autoencoder_epochs(len(learn.dls.train_ds)),{}

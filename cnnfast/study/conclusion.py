@@ -15,16 +15,25 @@ def _points(d): return f'{abs(d)*100:.1f} points {"more" if d > 0 else "less"} a
 def _secs(s): return f'{s:,.1f} s' if s < 100 else f'{s/60:,.1f} min'
 def how_sure(settled): return 'more than chance explains' if settled else 'too little for these runs to settle which is better'
 
+def _caveats(c):
+    "What to know of models whose pretraining has seen these pictures"
+    return ''.join(f' {k} was pretrained on {s}, so its figures are too good, and it was not chosen from.' for k,s in c.seen.items())
+
+def _chosen(c, a):
+    if c.split == 'valid': return 'It was chosen as the best on them, so new pictures will be a little harder.'
+    return f'It was chosen on valid, where it is the best with {a.valid_accuracy:.1%}.'
+
 def _best(c, t):
-    "Which model is best, and whether that is more than chance"
+    "Which model was chosen, how good it is, and whether another is ahead by more than chance"
     a,n_test = t.iloc[0],len(c.runs[0].evaluation.targs)
     over = f'{n_test:,} pictures and {c.n_seeds} seeds' if c.n_seeds > 1 else f'{n_test:,} pictures, one seed'
     txt = (f'{a.name} classifies {a.accuracy:.1%} of the {c.split} pictures correctly '
-           f'(95% interval {a.low:.1%} to {a.high:.1%}, over {over})')
-    if len(t) == 1: return txt + '. No other model was compared.'
-    b = t.iloc[1]
-    return (txt + f', more than any other model here. {b.name} comes next with {b.accuracy:.1%}, '
-            f'a difference of {(a.accuracy-b.accuracy)*100:.1f} points: {how_sure(c.settled(a.name, b.name))}.')
+           f'(95% interval {a.low:.1%} to {a.high:.1%}, over {over}). ')
+    if len(t) == 1: return txt + 'No other model was compared.' + _caveats(c)
+    b = t.iloc[1:].sort_values('accuracy', ascending=False, kind='stable').iloc[0]
+    place = 'is ahead' if b.accuracy > a.accuracy else 'comes next'
+    return (f'{txt}{_chosen(c, a)} On {c.split}, {b.name} {place} with {b.accuracy:.1%}, '
+            f'a difference of {abs(a.accuracy-b.accuracy)*100:.1f} points: {how_sure(c.settled(a.name, b.name))}.{_caveats(c)}')
 
 # %% ../../nbs/study/03_conclusion.ipynb #1e603c44
 def _extra_training(c, t):
@@ -32,11 +41,11 @@ def _extra_training(c, t):
     if len(t) < 2: return ''
     a,b = t.iloc[0],t.loc[t.train_seconds.idxmin()]
     if a.name == b.name:
-        return (f'Among the models trained from scratch, {a.name} is both the most accurate and the quickest to train '
+        return (f'Among the models trained from scratch, {a.name} is both the best on valid and the quickest to train '
                 f'({_secs(a.train_seconds)}).')
     d,extra = a.accuracy-b.accuracy,a.train_seconds-b.train_seconds
     gain = 'too little for these runs to tell from chance.'
-    if c.settled(a.name, b.name): gain = f'{d*100/(extra/60):.2g} points for each extra minute.'
+    if c.settled(a.name, b.name): gain = f'{d*100/(extra/60):.2g} points for each extra minute.' if d > 0 else 'the time bought nothing here.'
     return (f'Training {a.name} takes {_secs(a.train_seconds)}, {a.train_seconds/b.train_seconds:.1f} times as long as {b.name} '
             f'({_secs(b.train_seconds)}). For that it is {_points(d)}: {gain}')
 

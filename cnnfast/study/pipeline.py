@@ -8,14 +8,16 @@ Docs: https://cnnfast.github.io/cnnfast/study/pipeline.html.md"""
 __all__ = ['compare']
 
 # %% ../../nbs/study/06_pipeline.ipynb #62ece34e
+import inspect
 from dataclasses import replace
 from fastai.vision.all import *
-from ..core.text import shortlist
+from ..core.text import did_you_mean, shortlist
 from ..core.disk import check_absent, whole_file
-from ..models.pretrained import is_timm
+from ..models.pretrained import is_timm, seen_in_pretraining
 from ..training.checkpoints import Checkpoint
+from ..training.learner import check_rate
 from ..autoencoder.unet import has_pyramid, no_pyramid
-from .recipe import Recipe, default_bs, default_epochs, default_seeds
+from .recipe import Recipe, as_recipe, default_bs, default_epochs, default_seeds
 from .run import load_run, run_recipe, save_run
 from .comparison import Comparison
 from .report import write_report
@@ -24,11 +26,12 @@ from .report import write_report
 def _as_recipes(models, weights, pretrained, **kwargs):
     "A `Recipe` for each of `models`"
     named = getattr(models, 'values', lambda: models)()
-    return [o if isinstance(o, Recipe) else Recipe(o, weights=weights.get(o), pretrained=pretrained, **kwargs) for o in named]
+    return [o if isinstance(o, Recipe) else as_recipe(o, weights=weights.get(o), pretrained=pretrained, **kwargs) for o in named]
 
 def _check_recipe(o):
     is_timm(o.model)
     if o.epochs < 1: raise ValueError(f'epochs={o.epochs}: a model needs 1 epoch or more')
+    if o.lr is not None: check_rate(o.lr)
     if o.weights is not None and not Path(o.weights).exists(): raise FileNotFoundError(f'{o.weights} does not exist: weights of {o.model}')
 
 def _recipes(models, n_train, epochs, weights, pretrained, **kwargs):
@@ -41,7 +44,7 @@ def _recipes(models, n_train, epochs, weights, pretrained, **kwargs):
     if unknown := set(weights) - {o.model for o in recipes}:
         raise ValueError(f'weights are given for {shortlist(sorted(unknown))}, which is not among the models')
     for o in recipes: _check_recipe(o)
-    titles = list(models) if isinstance(models, dict) else [o.model for o in recipes]
+    titles = list(models) if isinstance(models, dict) else [getattr(o, 'model', o) for o in models]
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
 def _check_models(recipes, dls, seed, autoencoder):
@@ -51,6 +54,27 @@ def _check_models(recipes, dls, seed, autoencoder):
         learn = recipe.learner(dls, seed) # a model that cannot be built, or weights out of reach, show now
         suited = suited or has_pyramid(learn)
     if not suited: raise no_pyramid(recipes)
+
+# %% ../../nbs/study/06_pipeline.ipynb #830099e1
+def default_models(
+    data, # An `ImageData`
+) -> list: # Names
+    "The models that are compared by default"
+    return ['ann', 'cnn', 'fast_cnn', *(['tiny_resnet'] if seen_in_pretraining('tiny_resnet', data) is None else [])]
+
+def _check_seen(recipes, data):
+    "Has the pretraining of one seen the pictures that it is chosen by?"
+    for title,o in recipes.items():
+        if o.transfers and o.weights is None and (seen := seen_in_pretraining(o.model, data)):
+            raise ValueError(f'{title} was pretrained on {seen}: on the valid split of {data.name} it would look better than it is. '
+                             'Leave it out, or let allow_seen=True (--allow-seen) compare it all the same and say so')
+
+def _check_known(kwargs, f):
+    "Does `f` take all of `kwargs`?"
+    known = inspect.signature(f).parameters
+    if odd := [o for o in kwargs if o not in known]:
+        known = [*inspect.signature(compare).parameters, *known]
+        raise TypeError(f'compare takes no {odd[0]!r}: {did_you_mean(odd[0], [o for o in known if o not in ("self", "kwargs")])}')
 
 # %% ../../nbs/study/06_pipeline.ipynb #11f86e87
 def _finished(recipe, dls, seed, data, title, folder, desc):
@@ -90,7 +114,7 @@ def _run_all(recipes, seeds, dls, data, out, verbose):
 # %% ../../nbs/study/06_pipeline.ipynb #b9bec4ef
 def compare(
     data, # An `ImageData`
-    models=('ann', 'cnn', 'fast_cnn', 'tiny_resnet'), # Names, or `Recipe`s; or {title: name or `Recipe`}
+    models=None, # Names, also of `VARIANTS`, or `Recipe`s; or {title: name or `Recipe`}; by default ann, cnn, fast_cnn and tiny_resnet
     seeds=None, # How many seeds, or a list of them; by default `default_seeds`
     epochs:int=None, # Of each training whose `Recipe` has none; by default `default_epochs`
     bs:int=None, # Batch size; by default `default_bs`
@@ -103,11 +127,14 @@ def compare(
     dls=None, # `DataLoaders` of `data`, where the default ones do not suit
     autoencoder:bool=False, # Train autoencoders on the best model, too (`Comparison.autoencode`)?
     verbose:bool=True, # Print a line for each run?
+    allow_seen:bool=False, # Compare pretrained models that have seen these pictures, too?
     **kwargs, # For `data.dataloaders`: `device`, `augment`, `in_memory`, …
 ) -> Comparison:
     "Train each of `models` on `data`, once per seed, and compare them on the test split"
     n_train = len(data.splits['train'])
-    recipes = _recipes(models, n_train, epochs, weights, pretrained, lr=lr, patience=patience)
+    _check_known(kwargs, data.dataloaders)
+    recipes = _recipes(default_models(data) if models is None else models, n_train, epochs, weights, pretrained, lr=lr, patience=patience)
+    if not allow_seen: _check_seen(recipes, data)
     if seeds is None: seeds = default_seeds(n_train)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError('No seeds: give 1 or more')

@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/study/recipe.html.md"""
 __all__ = ['VARIANTS', 'Recipe']
 
 # %% ../../nbs/study/00_recipe.ipynb #07ebf1d9
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
 from ..models.pretrained import is_timm
 from ..training.learner import scratch_learner
@@ -73,3 +73,14 @@ VARIANTS = {'relu-adam-32':_variant(bs=32, kwargs=dict(activation='relu', opt_fu
             'rate-0.03':_variant(bs=32, lr=0.03, kwargs=dict(activation='relu', opt_func='adam')),
             'six-layers':_variant(bs=32, kwargs=dict(activation='relu', opt_func='adam', widths=(32, 32, 64, 64, 128, 256))),
             'strides':_variant(bs=32, kwargs=dict(activation='relu', opt_func='adam', strides=(1, 2, 1, 2), pool='none'))}
+
+# %% ../../nbs/study/00_recipe.ipynb #8adb53ba
+def as_recipe(
+    name:str, # Of a model, or a key of `VARIANTS`
+    **kwargs, # Arguments of `Recipe`; what is None is left as it is
+) -> Recipe:
+    "The recipe called `name`"
+    kwargs = {k:v for k,v in kwargs.items() if v is not None}
+    if name in VARIANTS: return replace(VARIANTS[name], **kwargs)
+    is_timm(name)
+    return Recipe(name, **kwargs)

@@ -8,12 +8,13 @@ Docs: https://cnnfast.github.io/cnnfast/study/report.html.md"""
 __all__ = []
 
 # %% ../../nbs/study/04_report.ipynb #cdbbe18a
-import base64, io, time
+import base64, functools, io, time, warnings
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastai.vision.all import *
-from ..core.text import shortlist
+from ..core.text import first_line, shortlist
 from ..core.disk import whole_file
+from ..core.devices import device_name, is_cpu, leave
 from ..data.loading import find_split
 from ..models.scratch import n_params
 from ..evaluation import curves, mistakes # Evaluation.roc, Evaluation.picked, …
@@ -45,7 +46,16 @@ def figure_png(
     plt.close(fig)
     return buf.getvalue()
 
-def _drawn(alt, draw, *args, **kwargs):
+def _part(what, f, *args, **kwargs):
+    "What `f` makes for the page, or a note that `what` is missing, and why"
+    before = plt.get_fignums()
+    try: return f(*args, **kwargs)
+    except Exception as e:
+        for o in set(plt.get_fignums()) - set(before): plt.close(o)
+        warnings.warn(f'missing in the report: {what} ({first_line(e)})')
+        return Markup('<p class="note">Missing here: {} ({})</p>').format(what, first_line(e))
+
+def _image(alt, draw, *args, **kwargs):
     "What `draw` draws as an `<img>` with the picture inside: PNG, or WebP for photographs, which take a fifth of the space so"
     o,kind = figure_png(draw, *args, **kwargs),'png'
     if len(o) > 2**17:
@@ -54,6 +64,7 @@ def _drawn(alt, draw, *args, **kwargs):
         o = buf.getvalue()
     return Markup('<img alt="{}" src="data:image/{};base64,{}">').format(alt, kind, base64.b64encode(o).decode())
 
+def _drawn(alt, *args, **kwargs): return _part(alt, _image, alt, *args, **kwargs)
 def _table(df, **kwargs): return Markup(f'<div class="scroll">{df.to_html(border=0, **kwargs)}</div>')
 
 # %% ../../nbs/study/04_report.ipynb #4f3ca1f3
@@ -84,38 +95,40 @@ _FAILURES = dict(top_losses='Pictures with the highest losses', wrong='Wrong pre
 def _failures(run, what):
     "Where the model fails: pictures and pairs of classes"
     ev = run.evaluation
-    res = dict(confused=_table(ev.most_confused(10).assign(share=lambda t: t.share.map('{:.1%}'.format)), index=False))
-    for k,alt in _FAILURES.items():
+    def confused(): return _table(ev.most_confused(10).assign(share=lambda t: t.share.map('{:.1%}'.format)), index=False)
+    def pictures(k, alt):
         n = 12 if k in ('top_losses', 'wrong') else 6
-        if len(ev.picked(k, 1)): res[k] = _drawn(f'{alt}, {what}, with what they are and what was predicted', ev.plot_pictures, k, n)
-    return res
+        return _drawn(f'{alt}, {what}, with what they are and what was predicted', ev.plot_pictures, k, n) if len(ev.picked(k, 1)) else ''
+    return dict(confused=_part('classes that are confused', confused), **{k:_part(alt, pictures, k, alt) for k,alt in _FAILURES.items()})
 
 def _inside(run, what, first):
     "What the model looks at, and what its layers make of it; nothing where it has no convolution"
     learn,ev = run.learn,run.evaluation
     if not has_filters(learn.model): return None
-    rows = [*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index]
-    shown = look_at(learn, list(dict.fromkeys(rows)), ev.split)
-    figures = {f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class':(plot_maps, learn, shown),
-               f'Activations of some channels of each stage for one picture, {what}':(plot_activations, learn, shown),
+    @functools.cache
+    def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
+    figures = {f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class':(lambda: plot_maps(learn, shown()),),
+               f'Activations of some channels of each stage for one picture, {what}':(lambda: plot_activations(learn, shown()),),
                f'Filters of the first convolution, {what}':(plot_filters, learn)}
     embedded = f'Embeddings of the last layer in two dimensions, {what}, coloured by class'
     if first: figures[embedded] = (plot_embeddings, learn, ev.split, 500) # they take a second
-    res = []
-    for alt,o in figures.items():
-        try: res.append(_drawn(alt, *o))
-        except (ValueError, RuntimeError) as e: # of a network from elsewhere; the rest is worth having
-            res.append(Markup('<p class="note">{}: not drawn ({})</p>').format(alt, e))
-    return res
+    return [_drawn(alt, *o) for alt,o in figures.items()]
+
+def _shape(output):
+    "The shape of a layer's output, or of each of them"
+    if isinstance(output, Tensor): return '×'.join(map(str, output.shape[1:]))
+    return ', '.join(filter(None, map(_shape, output))) if isinstance(output, (tuple, list)) else ''
 
 def _layers(learn):
     "The layers of a model, with output shapes (channels, height, width) and parameters"
     leaves,shapes = [(n, m) for n,m in learn.model.named_modules() if n and not list(m.children())],{}
-    def note(m, inputs, output): shapes[m] = '×'.join(map(str, output.shape[1:]))
-    hooks = [m.register_forward_hook(note) for _,m in leaves]
+    def note(m, inputs, output): shapes[m] = _shape(output)
     xb = learn.dls.valid.one_batch()[0][:2].as_subclass(Tensor)
-    with torch.no_grad(): learn.model.to(xb.device).eval()(xb)
-    for h in hooks: h.remove()
+    hooks = [m.register_forward_hook(note) for _,m in leaves]
+    try:
+        with torch.no_grad(): learn.model.to(xb.device).eval()(xb)
+    finally:
+        for h in hooks: h.remove()
     return pd.DataFrame([dict(layer=n, type=type(m).__name__, output=shapes.get(m, ''), parameters=f'{n_params(m):,}') for n,m in leaves])
 
 # %% ../../nbs/study/04_report.ipynb #28901630
@@ -123,18 +136,21 @@ def _model_section(run, first):
     "What the page says of one model"
     ev,r,n = run.evaluation,run.recipe,len(run.history)
     how = f'fine-tuned from {"a checkpoint" if r.weights else "pretrained weights"}' if r.transfers else 'trained from scratch'
-    what,roc,pr = f'{run.title} on {ev.split}',ev.roc(),ev.precision_recall()
+    what = f'{run.title} on {ev.split}'
+    @functools.cache
+    def areas(): return ev.roc(),ev.precision_recall()
     accuracy = f'{ev.metrics["accuracy"]:.2%} on {ev.split}'
     def confusion(share):
         alt = f'Confusion matrix of {what}, {"share of each actual class" if share else "number of pictures"}'
         return _drawn(alt, ev.plot_confusion, share)
     return dict(
         title=run.title, summary=f'{how}, {run.parameters:,} parameters, {n} epoch{"s"*(n > 1)}, seed {run.seed}: {accuracy}.',
-        metrics=_metrics_table(ev, roc, pr), per_class=_class_table(ev, roc, pr), layers=_table(_layers(run.learn), index=False),
+        metrics=_part('metrics', lambda: _metrics_table(ev, *areas())), per_class=_part('report for each class', lambda: _class_table(ev, *areas())),
+        layers=_part('layers', lambda: _table(_layers(run.learn), index=False)),
         failures=_failures(run, what), inside=_inside(run, what, first), confusion=[confusion(False), confusion(True)],
         curves=_drawn(f'Learning curves of {run.title}: loss and accuracy on train and valid by epoch', plot_history, run.history),
         counts=_drawn(f'Histogram of actual and predicted classes, {what}', ev.plot_counts),
-        thresholds=_drawn(f'ROC and precision-recall curves of {what}, one class against the others', _both_curves, roc, pr),
+        thresholds=_drawn(f'ROC and precision-recall curves of {what}, one class against the others', lambda: _both_curves(*areas())),
         calibration=_drawn(f'Reliability diagram of {what}: share that is right by the probability of the predicted class',
                            ev.plot_calibration))
 
@@ -182,18 +198,12 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
-def _machine(device):
-    "The device that trained, in words"
-    if device and torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
-    return f'{torch.get_num_threads()} CPU threads'
-
 def _footnotes(n_seeds, device):
     "What the intervals and the memory of the table are"
     over = (f'The intervals say how far another choice of test pictures and of seeds would move the accuracy '
             f"(Wilson's over the pictures, Student's over {n_seeds} seeds).")
     if n_seeds == 1: over = 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.'
-    cuda = device and torch.device(device).type == 'cuda'
-    memory = 'Memory is the peak allocated on the GPU.' if cuda else 'Memory is the peak of the whole process, data included.'
+    memory = 'Memory is the peak of the whole process, data included.' if is_cpu(device) else 'Memory is the peak allocated on the device, data included.'
     return dict(interval=over, memory=memory)
 
 def write_report(
@@ -204,16 +214,19 @@ def write_report(
     "Write the comparison as one self-contained HTML file"
     c,firsts = comparison,[comparison.of(t)[0] for t in comparison.table.index]
     dls,n = firsts[0].learn.dls,len(firsts)
+    def section(run):
+        try: return _part(run.title, _model_section, run, run is firsts[0])
+        finally: leave(run.learn)
     from jinja2 import Environment, PackageLoader
     template = Environment(loader=PackageLoader('cnnfast', 'study'), autoescape=True).get_template('report.html')
     page = template.render(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
-        made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {_machine(dls.device)}',
-        conclusion=conclusion(c), table=_table(c.show_table().rename_axis(None)), bs=dls.valid.bs, **_footnotes(c.n_seeds, dls.device),
+        made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {device_name(dls.device)}',
+        conclusion=_part('conclusion', conclusion, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None))), bs=dls.valid.bs, **_footnotes(c.n_seeds, dls.device),
         costs=_drawn('Accuracy with its 95% interval against training time, for each model', c.plot_costs),
-        curves=_drawn('Learning curves of all models: loss and accuracy by epoch', c.plot_histories), ensemble=_ensemble_section(c),
-        autoencoders=[_autoencoder_section(k, o, c.split) for k,o in c.autoencoders.items()], split=c.split, data=_data_section(c.data),
-        models=[_model_section(o, o is firsts[0]) for o in firsts])
+        curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories), ensemble=_part('ensemble', _ensemble_section, c),
+        autoencoders=[_part(f'autoencoder {k}', _autoencoder_section, k, o, c.split) for k,o in c.autoencoders.items()], split=c.split,
+        data=_part('data', _data_section, c.data), models=[section(o) for o in firsts], titles=[o.title for o in firsts])
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
 

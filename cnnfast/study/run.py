@@ -8,11 +8,12 @@ Docs: https://cnnfast.github.io/cnnfast/study/run.html.md"""
 __all__ = []
 
 # %% ../../nbs/study/01_run.ipynb #eb3a80b0
-import json, threading, time
+import json, time
 from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
+from ..core.devices import PeakMemory, in_precision_of, leave, synchronize
 from ..models.scratch import n_params
 from ..training.callbacks import EpochLog
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
@@ -20,38 +21,22 @@ from ..evaluation.metrics import Evaluation, evaluate
 from ..saving.folder import as_classifier, load_model, write_model
 from .recipe import Recipe, default_epochs
 
-# %% ../../nbs/study/01_run.ipynb #88863c0d
-class PeakMemory:
-    "Context manager that measures peak memory in MB: of this process on the CPU, allocated on the device on a GPU"
-    def __init__(self, device): self.cuda = torch.device(device).type == 'cuda'
-    def __enter__(self):
-        if self.cuda: torch.cuda.reset_peak_memory_stats(); return self
-        import psutil
-        self.rss,self.peak,self.done = psutil.Process().memory_info,0,threading.Event()
-        self.thread = threading.Thread(target=self._sample, daemon=True)
-        self.thread.start()
-        return self
-    def _sample(self):
-        while not self.done.wait(0.05): self.peak = max(self.peak, self.rss().rss)
-    def __exit__(self, *args):
-        if self.cuda: self.peak = torch.cuda.max_memory_allocated()
-        else: self.done.set(); self.thread.join(); self.peak = max(self.peak, self.rss().rss)
-        self.mb = self.peak/2**20
-
 # %% ../../nbs/study/01_run.ipynb #d793218d
 def inference_speed(
     learn, # A `Learner`
-    seconds:float=0.25, # How long to measure
+    seconds:float=0.1, # How long to measure, each time
+    times:int=5, # How often
 ) -> float: # Pictures per second
     "How many pictures the model itself classifies in a second, in batches of the validation loader"
-    xb,model = learn.dls.valid.one_batch()[0],learn.model.eval()
-    sync = torch.cuda.synchronize if xb.is_cuda else noop
-    with torch.inference_mode():
-        xb = xb.as_subclass(Tensor)
-        model(xb); sync()
+    xb = learn.dls.valid.one_batch()[0].as_subclass(Tensor)
+    model = learn.model.to(xb.device).eval()
+    def pictures_per_second():
         n,start = 0,time.perf_counter()
-        while time.perf_counter()-start < seconds: model(xb); sync(); n += len(xb)
-    return n/(time.perf_counter()-start)
+        while time.perf_counter()-start < seconds: model(xb); synchronize(xb.device); n += len(xb)
+        return n/(time.perf_counter()-start)
+    with torch.inference_mode(), in_precision_of(learn, xb.device):
+        model(xb); synchronize(xb.device)
+        return float(np.median([pictures_per_second() for _ in range(times)]))
 
 # %% ../../nbs/study/01_run.ipynb #1a0affc3
 class TrainSeconds(Callback):
@@ -73,7 +58,7 @@ class _Bar(Callback):
         if self.training: self.bar.update()
     def after_epoch(self):
         rows = self.learn.epoch_log.rows
-        if rows: self.bar.set_postfix({k:f'{v:.3f}' for k,v in rows[-1].items() if k.startswith('valid')})
+        if rows: self.bar.set_postfix({k:f'{v:.3f}' for k,v in rows[-1].items() if k in ('valid_loss', 'valid_accuracy')})
 
 def fit_with_bar(
     learn, # A `Learner` with an `EpochLog`
@@ -95,7 +80,8 @@ class Run:
     seed:int
     learn:Learner # Trained; its optimiser is dropped
     evaluation:Evaluation # On the test split, or on valid where there is none
-    history:pd.DataFrame # Per epoch: loss and accuracy, on train and valid
+    valid:Evaluation # On valid: by this models are chosen
+    history:pd.DataFrame # Per epoch: loss, accuracy and cross entropy, on train and valid
     parameters:int
     train_seconds:float # Validation after each epoch included
     pictures_per_second:float # At inference
@@ -104,8 +90,9 @@ class Run:
 
     @property
     def row(self): # For the table of results
-        return dict(model=self.title, seed=self.seed, epochs=len(self.history), **self.evaluation.metrics, parameters=self.parameters,
-                    train_seconds=self.train_seconds, pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
+        return dict(model=self.title, seed=self.seed, epochs=len(self.history), valid_accuracy=self.valid.metrics['accuracy'],
+                    **self.evaluation.metrics, parameters=self.parameters, train_seconds=self.train_seconds,
+                    pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
 
 # %% ../../nbs/study/01_run.ipynb #8cfff5c7
 def rebatched(dls, bs):
@@ -115,6 +102,15 @@ def rebatched(dls, bs):
     new = DataLoaders(*[dl.new(bs=bs if i == 0 else 2*bs) for i,dl in enumerate(dls.loaders)], path=dls.path, device=dls.device)
     new.mix,new.unlabelled = getattr(dls, 'mix', None),getattr(dls, 'unlabelled', ())
     return new
+
+def cross_entropy(logits, targs): return F.cross_entropy(logits.float(), targs)
+
+def _evaluations(learn, title):
+    "On test, or valid where there is none; and on valid"
+    ev = evaluate(learn)
+    valid = ev if ev.split == 'valid' else evaluate(learn, 'valid')
+    ev.name = valid.name = title
+    return ev,valid
 
 def run_recipe(
     recipe, # A `Recipe`, or the name of a model
@@ -128,15 +124,14 @@ def run_recipe(
     if isinstance(recipe, str): recipe = Recipe(recipe)
     if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds), recipe.transfers))
     if recipe.bs is not None: dls = rebatched(dls, recipe.bs)
-    learn = recipe.learner(dls, seed)
-    learn.recorder.train_metrics = True
+    learn,title = recipe.learner(dls, seed),title or recipe.model
+    learn.recorder.train_metrics,learn.metrics = True,[*learn.metrics, cross_entropy]
     clock = TrainSeconds()
-    with PeakMemory(dls.device or 'cpu') as memory:
+    with PeakMemory(dls.device) as memory:
         fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(checkpoint)])
-    ev = evaluate(learn)
-    ev.name = title or recipe.model
-    learn.opt = None
-    return Run(recipe, seed, learn, ev, learn.history(), n_params(learn.model), clock.seconds, inference_speed(learn), memory.mb, ev.name)
+    both,speed = _evaluations(learn, title),inference_speed(learn)
+    leave(learn)
+    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), clock.seconds, speed, memory.mb, title)
 
 # %% ../../nbs/study/01_run.ipynb #6c4a25b5
 def _data_facts(data, dls):
@@ -182,7 +177,7 @@ def load_run(
     learn.model.load_state_dict(model.state_dict())
     history,cost = pd.read_csv(folder/'history.csv'),json.loads((folder/'metrics.json').read_text())
     learn.epoch_log.rows = history.drop(columns='epoch').to_dict('records')
-    ev = evaluate(learn)
-    ev.name,learn.opt = title,None
+    both = _evaluations(learn, title)
+    leave(learn)
     costs = [cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')]
-    return Run(recipe, seed, learn, ev, history, n_params(learn.model), *costs, title)
+    return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title)

@@ -8,8 +8,9 @@ Docs: https://cnnfast.github.io/cnnfast/study/slides.html.md"""
 __all__ = []
 
 # %% ../../nbs/study/05_slides.ipynb #d5e8e019
-import io
+import io, warnings
 from fastai.vision.all import *
+from ..core.text import first_line
 from ..core.disk import whole_file
 from ..interpretation.activations import look_at
 from ..interpretation.filters import has_filters
@@ -86,8 +87,12 @@ def _show_overview(deck, c, says):
     deck.add(f'{len(data):,} pictures of {len(data.vocab)} classes, {data.size}×{data.size} pixels', png=figure_png(data.show, dpi=150),
              alt=f'Sample training pictures of {data.name}, one class a row')
     deck.add(models, table=shown[costs])
-    deck.add(_first_sentence(says[0]), table=shown[['accuracy', '95% interval', 'points behind', 'F1 (macro)']])
-    deck.add('How they learned', png=figure_png(c.plot_histories, dpi=150), alt='Learning curves of all models: loss and accuracy by epoch')
+    deck.add(_first_sentence(says[0]), table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)') if o in shown]])
+    deck.add('How they learned', png=figure_png(c.plot_histories, dpi=150), alt='Learning curves of all models on valid by epoch')
+
+def _show_costs(deck, c, says):
+    deck.add('Accuracy against training time', says[1:2] if len(c.table) > 1 else (), png=figure_png(c.plot_costs, dpi=150),
+             alt='Accuracy with its 95% interval against training time, for each model')
 
 def _show_mistakes(deck, c, best):
     "What the best model confuses, what it is most wrong about, and where it looks"
@@ -112,11 +117,15 @@ def write_slides(
 ) -> Path: # `path`
     "Write the comparison as slides: data, models, results, errors, trade-offs, conclusion"
     deck,c,t,says = _Slides(),comparison,comparison.table,conclusion(comparison)
+    def part(what, f, *args):
+        try: f(*args)
+        except Exception as e: # after hours of training, the other slides are worth having
+            warnings.warn(f'missing in the slides: {what} ({first_line(e)})')
+            deck.add(f'Missing here: {what}', [first_line(e)])
     deck.add(title or f'{c.data.name}: {len(t)} model{"s"*(len(t) > 1)} compared', [repr(c.data), 'Made with cnnfast'], first=True)
-    _show_overview(deck, c, says)
-    _show_mistakes(deck, c, c.of(t.index[0])[0])
-    deck.add('Accuracy against training time', says[1:2] if len(t) > 1 else (), png=figure_png(c.plot_costs, dpi=150),
-             alt='Accuracy with its 95% interval against training time, for each model')
+    part('data, models and results', _show_overview, deck, c, says)
+    part('mistakes', _show_mistakes, deck, c, c.of(t.index[0])[0])
+    part('costs', _show_costs, deck, c, says)
     deck.add('Conclusion', says)
     with whole_file(path) as f: deck.deck.save(str(f))
     return Path(path)

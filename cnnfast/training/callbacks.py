@@ -11,6 +11,7 @@ __all__ = ['SeedEverything', 'EpochLog', 'EarlyStopping', 'LossDiverged', 'StopA
 # %% ../../nbs/training/01_callbacks.ipynb #b59d5af4
 import ctypes, sys
 from fastai.vision.all import *
+from ..core.devices import is_cpu
 
 # %% ../../nbs/training/01_callbacks.ipynb #5fde2aec
 class TrainingCallback(Callback):
@@ -84,6 +85,7 @@ class EarlyStopping(TrackerCallback, TrainingCallback):
         if self.weights is not None: self.model.load_state_dict(self.weights)
         self.weights = None
         super().after_fit()
+    def after_error(self): self.weights = None
 
 # %% ../../nbs/training/01_callbacks.ipynb #ff7c614d
 class LossDiverged(FloatingPointError):
@@ -108,6 +110,7 @@ class StopAtNaN(TrainingCallback):
                            f'at a rate of {self.opt.hypers[-1]["lr"]:.2g}: try a lower one. '
                            f'The weights are those of {f"the end of epoch {self.epoch}" if self.epoch else "before training"}')
     def after_fit(self): self._weights = None
+    after_error = after_fit
 
 # %% ../../nbs/training/01_callbacks.ipynb #6c8e833e
 class ProgressiveResizing(Callback):
@@ -159,6 +162,7 @@ class WeightAverage(Callback):
     def after_fit(self):
         if self.ema and not self.swapped: self._swap()
         self.ema,self.swapped = None,False
+    def after_error(self): self.ema,self.swapped = None,False
     def state_dict(self): return dict(swapped=self.swapped, average=self.ema and self.ema.module.state_dict()) # for `Checkpoint`
     def load_state_dict(self, state):
         self.ema,self.swapped = None,state['swapped']
@@ -176,12 +180,13 @@ class KeepMemory(Callback):
     _TRIM_THRESHOLD,_MMAP_THRESHOLD,_MMAP_MAX = -1,-3,-4 # malloc.h
     libc = None
     def before_fit(self):
-        self.libc = _glibc() if torch.device(self.dls.device or 'cpu').type == 'cpu' else None
+        self.libc = _glibc() if is_cpu(self.dls.device) else None
         if self.libc: self._set(2**31-1, 2**25, 0)
     def before_train(self):
         if self.libc: self.libc.malloc_trim(0) # other sizes of pictures leave pieces of other sizes
     def after_fit(self):
         if self.libc: self._set(2**26, 2**25, 2**16); self.libc.malloc_trim(0)
         self.libc = None # cannot be pickled
+    after_error = after_fit
     def _set(self, trim, mmap, n_mmap): # glibc's own limits after a while: 64 and 32 MB, 65,536 pieces
         for k,v in ((self._TRIM_THRESHOLD, trim), (self._MMAP_THRESHOLD, mmap), (self._MMAP_MAX, n_mmap)): self.libc.mallopt(k, v)

@@ -8,10 +8,11 @@ Docs: https://cnnfast.github.io/cnnfast/training/checkpoints.html.md"""
 __all__ = ['Checkpoint']
 
 # %% ../../nbs/training/03_checkpoints.ipynb #be188e35
-import inspect, random, time, zlib
+import inspect, json, random, time, zlib
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent
+from ..core.devices import device_random_states, set_device_random_states
 from ..models.scratch import n_params
 from .states import is_plain, read_state, write_state
 
@@ -19,14 +20,14 @@ from .states import is_plain, read_state, write_state
 def random_state(dls) -> dict:
     "The state of every source of chance"
     return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
-                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                devices=device_random_states(),
                 loaders=[(dl.rng.getstate(), getattr(dl, 'epoch', None)) for dl in dls.loaders],
                 cudnn=(torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark))
 
 def set_random_state(dls, state):
     "Put back what `random_state` returned"
     random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
-    if torch.cuda.is_available() and state['cuda']: torch.cuda.set_rng_state_all([o.cpu() for o in state['cuda']])
+    set_device_random_states(state.get('devices') or {'cuda':state.get('cuda', [])}) # 'cuda': in those of earlier versions
     for dl,(rng,epoch) in zip(dls.loaders, state['loaders']):
         dl.rng.setstate(rng)
         if epoch is not None: dl.epoch = epoch
@@ -53,11 +54,20 @@ def set_callback_state(cb, state):
         if k != 'smooth': setattr(cb, k, v)
 
 # %% ../../nbs/training/03_checkpoints.ipynb #6b518e59
+def _files_checksum(dataset, most=2**28):
+    "Of names, sizes and labels of all items, and of what is in them: everything, or `most` bytes of files evenly spread"
+    items,labels = getattr(dataset, 'items', []),getattr(dataset, 'tls', [[]])[-1]
+    files = [Path(o) if isinstance(o, (str, Path)) else None for o in items]
+    sizes = [o.stat().st_size if o else 0 for o in files]
+    facts = [[o.name if o else '' for o in files], sizes, [str(labels[i]) for i in range(len(labels))]]
+    res,step = zlib.crc32(json.dumps(facts).encode()),max(1, math.ceil(sum(sizes)/most))
+    for o,file in list(zip(items, files))[::step]:
+        res = zlib.crc32(file.read_bytes() if file else np.ascontiguousarray(getattr(o, 'array', b'')).tobytes(), res)
+    return res
+
 def pictures_checksum(dl) -> int:
-    "Tells the pictures and labels of a loader from others, by 64 pictures and all labels in memory, or else by the items' names"
-    if getattr(dl, 'store', None) is None:
-        names = [getattr(o, 'name', None) or str(o) for o in getattr(dl.dataset, 'items', [])]
-        return zlib.crc32('\n'.join(names).encode())
+    "Tells the pictures and labels of a loader from others: by all labels, and 64 pictures in memory or what is in the files"
+    if getattr(dl, 'store', None) is None: return _files_checksum(dl.dataset)
     rows = np.asarray(dl.rows)
     some = dl.store.pics[rows[::max(1, len(rows)//64)]].numpy()
     return zlib.crc32(some.tobytes(), zlib.crc32(np.asarray(dl.store.targs)[rows].tobytes()))
@@ -69,7 +79,7 @@ def _data_settings(dls):
     res = {'classes':list(map(str, dls.vocab)) if hasattr(dls, 'vocab') else None, 'batch size':dl.bs,
            'training pictures':len(dl.dataset), 'validation pictures':len(dls.valid.dataset)}
     if getattr(dl, 'store', None) is not None: res['size of pictures'] = '×'.join(map(str, dl.store.pics.shape[-2:]))
-    return {**res, 'pictures':pictures_checksum(dl), 'transforms':[str(o) for o in dl.after_batch.fs]}
+    return {**res, 'pictures':pictures_checksum(dl), 'pictures of valid':pictures_checksum(dls.valid), 'transforms':[str(o) for o in dl.after_batch.fs]}
 
 # %% ../../nbs/training/03_checkpoints.ipynb #979c32bf
 def _watched(learn):
@@ -117,6 +127,7 @@ class Checkpoint(Callback):
     ):
         self.path,self.resume,self.seconds = Path(path),resume,seconds
         self.nth,self.now,self.state,self.last = 1,None,None,time.perf_counter()
+        self._scaler = None # of the gradients, in mixed precision
         if not resume: check_absent(path, 'resume=True goes on from it; or choose another name, or remove it')
         if self.path.exists(): self.state = read_state(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,21 +146,22 @@ def save(self:Checkpoint, epochs):
     learn,now = self.learn,time.perf_counter()
     if now-self.last < self.seconds: return
     self.last = now
+    if getattr(learn, 'scaler', None) is not None: self._scaler = learn.scaler.state_dict() # after the fit it is gone
     write_state(dict(fit=self.nth, epochs=epochs, settings=self.now, model=learn.model.state_dict(), opt=learn.opt.state_dict(),
                      train_iter=learn.train_iter, random=random_state(learn.dls), callbacks=[callback_state(o) for o in _watched(learn)],
-                     scaler=learn.scaler.state_dict() if hasattr(learn, 'scaler') else None), self.path)
+                     scaler=self._scaler), self.path)
 
 @patch
 def _load(self:Checkpoint):
     "Put back what the file has; the number of epochs that were done"
     learn,state = self.learn,self.state
-    if diff := setting_differences(state['settings'], self.now):
+    if diff := setting_differences({'pictures of valid':self.now['pictures of valid'], **state['settings']}, self.now):
         raise ValueError(f'{self.path} belongs to another training: it has {shortlist(diff)}. '
                          'Give the same settings and data, or remove the file to start anew')
     learn.model.load_state_dict(state['model'])
     learn.opt.load_state_dict(state['opt'])
     for cb,o in zip(_watched(learn), state['callbacks']): set_callback_state(cb, o)
-    if state['scaler'] is not None: learn.scaler.load_state_dict(state['scaler'])
+    if state['scaler']: learn.scaler.load_state_dict(state['scaler'])
     learn.train_iter = state['train_iter']
     set_random_state(learn.dls, state['random'])
     return state['epochs']

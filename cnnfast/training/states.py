@@ -8,10 +8,11 @@ Docs: https://cnnfast.github.io/cnnfast/training/states.html.md"""
 __all__ = []
 
 # %% ../../nbs/training/02_states.ipynb #5c1ee226
-import hashlib, json
+import hashlib, json, struct
 from fastai.vision.all import *
 from ..core.text import first_line
 from ..core.disk import whole_file
+from ..core.devices import is_there
 
 # %% ../../nbs/training/02_states.ipynb #0ab8b5a5
 def is_plain(o) -> bool:
@@ -25,7 +26,7 @@ def is_plain(o) -> bool:
 def _pack(o, tensors):
     "`o` as JSON has it, its tensors moved to `tensors`"
     if isinstance(o, Tensor):
-        tensors.append(o.detach().as_subclass(Tensor).to('cpu', copy=True).contiguous())
+        tensors.append(o.detach().as_subclass(Tensor))
         last = o.ndim == 4 and o.is_contiguous(memory_format=torch.channels_last) and not o.is_contiguous()
         return {'tensor':len(tensors)-1, 'device':str(o.device), 'channels_last':last}
     if isinstance(o, np.ndarray):
@@ -46,7 +47,7 @@ def _unpack(o, tensors):
     if kind == 'tensor':
         t = tensors[str(o['tensor'])]
         if o['channels_last']: t = t.contiguous(memory_format=torch.channels_last)
-        return t if o['device'] == 'cpu' or not torch.cuda.is_available() else t.to(o['device'])
+        return t.to(o['device']) if is_there(o['device']) else t
     v = o[kind]
     if kind == 'array': return _unpack(v, tensors).numpy().astype(o['dtype'])
     if kind == 'scalars': return list(_unpack(v, tensors))
@@ -56,22 +57,40 @@ def _unpack(o, tensors):
 # %% ../../nbs/training/02_states.ipynb #e1011bdc
 _FORMAT = 1 # of states; a file of a higher one is refused
 
+_DTYPES = {torch.float64:'F64', torch.float32:'F32', torch.float16:'F16', torch.bfloat16:'BF16', torch.int64:'I64', torch.int32:'I32',
+           torch.int16:'I16', torch.int8:'I8', torch.uint8:'U8', torch.bool:'BOOL'} # as safetensors calls them
+
+def _bytes(t): return t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
 def _checksum(text, tensors):
     h = hashlib.blake2b(text.encode(), digest_size=16)
-    for t in tensors: h.update(t.reshape(-1).view(torch.uint8).numpy())
+    for t in tensors: h.update(_bytes(t))
     return h.hexdigest()
+
+def _header(tensors, order, meta):
+    "The first bytes of a safetensors file: names, kinds, shapes and places of the tensors"
+    header,end = {'__metadata__':meta},0
+    for i in order:
+        t,start = tensors[i],end
+        end += t.numel()*t.element_size()
+        header[str(i)] = dict(dtype=_DTYPES[t.dtype], shape=list(t.shape), data_offsets=[start, end])
+    text = json.dumps(header).encode()
+    text += b' '*(-len(text) % 8)
+    return struct.pack('<Q', len(text)) + text
 
 def write_state(
     state, # Numbers, texts, tensors and arrays, in dicts, lists and tuples
     path, # Where to
 ):
     "Save `state`; the file appears when it is whole"
-    from safetensors.torch import save
     tensors = []
     text = json.dumps(_pack(state, tensors))
+    if odd := [t.dtype for t in tensors if t.dtype not in _DTYPES]: raise TypeError(f'Tensors of {odd[0]} cannot be kept')
     meta = dict(format=str(_FORMAT), state=text, checksum=_checksum(text, tensors))
-    data = save({str(i):t for i,t in enumerate(tensors)}, metadata=meta)
-    with whole_file(path) as f: f.write_bytes(data)
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size()) # then each begins at a multiple of its size
+    with whole_file(path) as part, open(part, 'wb') as f:
+        f.write(_header(tensors, order, meta))
+        for i in order: f.write(_bytes(tensors[i]))
 
 # %% ../../nbs/training/02_states.ipynb #fa67ea66
 def read_state(

@@ -8,14 +8,15 @@ Docs: https://cnnfast.github.io/cnnfast/training/transfer.html.md"""
 __all__ = ['transfer_learner', 'backbone_features', 'try_backbones']
 
 # %% ../../nbs/training/05_transfer.ipynb #dc66e4ec
-import time
+import time, warnings
 from fastai.vision.all import *
 from ..core.text import with_progress
 from ..data.dataset import ImageData
 from ..data.store import PictureStore
 from ..data.loading import MemoryDL, clean_batches
 from ..models.scratch import n_params
-from ..models.pretrained import assemble_model, match_statistics, is_timm, stage_split
+from ..models.pretrained import assemble_model, match_statistics, is_timm, seen_in_pretraining, stage_split
+from .optimizers import Muon, get_opt_func
 from .callbacks import EpochLog, SeedEverything
 from .learner import check_size, input_shape, make_learner, split_arguments
 
@@ -34,10 +35,13 @@ def transfer_learner(
     if not is_timm(arch):
         raise ValueError(f'{arch!r} has no pretrained weights: use scratch_learner, or one of timm\'s architectures (see model_names)')
     if (seed := kwargs.get('seed')) is not None: set_seed(seed)
-    learner_kwargs,model_kwargs = split_arguments(kwargs)
+    known = pretrained or weights is not None
+    learner_kwargs,model_kwargs = split_arguments(kwargs, arch, head=True)
+    if known and get_opt_func(kwargs.get('opt_func')) is Muon:
+        raise ValueError("opt_func='muon' sets the norm of all filters, and what pretraining has put into it would be lost: use another, "
+                         'like adam, or partial(Muon, rescale=False) with an lr of your own')
     n_in,side,_ = input_shape(dls)
     if arch == 'tiny_resnet' and size is None and side < 64: size = min(64, max(24, 3*side//2))
-    known = pretrained or weights is not None
     architecture = dict(name=arch, transfer=True, kwargs=model_kwargs, scale=size, stem=stem, renormalize=known)
     def layers(cfg): return [match_statistics(dls, cfg, n_in)] if known else []
     model,_ = assemble_model(architecture, n_in, get_c(dls), layers, pretrained=pretrained, weights=weights)
@@ -144,6 +148,9 @@ def try_backbones(
 ) -> BackboneTrials:
     "A short training of each of `archs`, ranked by accuracy on valid"
     for o in (archs := listify(archs)): is_timm(o)
+    for o in archs:
+        if isinstance(data, ImageData) and kwargs.get('pretrained', True) and o not in (weights or {}) and (seen := seen_in_pretraining(o, data)):
+            warnings.warn(f'{o} was pretrained on {seen}: its accuracy on valid says less than it seems')
     dls = data.dataloaders(bs=bs) if isinstance(data, ImageData) else data
     rows,learners = {},{}
     for arch in with_progress(archs, 'backbones'):

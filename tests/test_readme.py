@@ -1,0 +1,176 @@
+"The README says what is so: its examples run, its commands parse, what it names exists, its figures are those of benchmarks/README.md."
+import ast, importlib.util, io, os, re, shlex
+from pathlib import Path
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from conftest import ROOT
+from cnnfast.cli.main import _parser
+
+README,BENCHMARKS = [(ROOT/o).read_text(encoding='utf-8') for o in ('README.md', 'benchmarks/README.md')]
+PROSE = re.sub(r'```.*?```', '', README, flags=re.S)
+BLOCKS = re.findall(r'```(\w*)\n(.*?)\n```', README, flags=re.S) # of outputs, the language is empty
+SPANS = re.findall(r'`([^`\n]+)`', PROSE)
+OPTIONAL = dict(export_onnx=('onnx', 'onnxscript'), slides=('pptx',)) # what a call needs that is not always installed
+
+def commands(text):
+    "The `cnnfast` commands in shell code, as lists of arguments"
+    for line in text.replace('&&', '\n').splitlines():
+        words = shlex.split(line)
+        if words and Path(words[0]).name == 'cnnfast': yield words[1:]
+
+SHELL = [o for kind,text in BLOCKS if kind == 'sh' for o in commands(text)]
+INLINE = [o for span in SPANS for o in commands(span)]
+
+# The Python examples
+
+def lacks(statement):
+    "The package that `statement` needs and that is not installed"
+    needed = [m for name,modules in OPTIONAL.items() if re.search(rf'\b{name}\(', statement) for m in modules]
+    return next((m for m in needed if importlib.util.find_spec(m) is None), None)
+
+def run(code, names):
+    "Run each statement of `code`; the value of the last one, where it is an expression"
+    value = None
+    for node in ast.parse(code).body:
+        if lacks(statement := ast.unparse(node)): continue
+        try:
+            value = eval(statement, names) if isinstance(node, ast.Expr) else exec(statement, names)
+        except Exception as e: raise AssertionError(f'in the README, {statement} fails: {type(e).__name__}: {e}') from e
+        plt.close('all')
+    return value
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+    """What the examples leave behind, run in order in one namespace and an empty folder: names, what blocks with an output came to, the
+    folder. It holds what the README takes for granted: pictures of the kind that the models know, and a run as the command writes it.
+    Weights that would be downloaded are random, and few pictures will do for them"""
+    from cnnfast.study.recipe import Recipe
+    from cnnfast.study.run import run_recipe, save_run
+    folder,before = tmp_path_factory.mktemp('readme'),os.getcwd()
+    names,results = {},[]
+    os.chdir(folder)
+    try:
+        exec('from cnnfast import *', names)
+        data,trial = names['digits'](),names['try_backbones']
+        Path('pictures').mkdir()
+        for i in data.splits['test'][:5]: Image.fromarray(np.asarray(data.items[i].array)).save(f'pictures/{i}.png')
+        save_run(run_recipe(Recipe('fast_cnn', epochs=1), data.dataloaders(bs=64)), 'cnnfast-digits/fast_cnn/seed-0', data)
+        def random_weights(data, *args, **kwargs): return trial(data.subset(per_class=20), *args, **kwargs, pretrained=False)
+        for (kind,text),(after,output) in zip(BLOCKS, [*BLOCKS[1:], ('', '')]):
+            if kind != 'python': continue
+            value = run(text, names)
+            if output and not after: results.append((value, output))
+            names['try_backbones'] = random_weights
+    finally: os.chdir(before)
+    return names,results,folder
+
+def test_examples_run(ran):
+    "To the end, and they write what they say"
+    names,_,folder = ran
+    wanted = {'model', 'together', 'submission.csv', 'report.html'} | ({'model.onnx'} if lacks('export_onnx()') is None else set())
+    assert wanted <= {o.name for o in folder.iterdir()}
+    assert len(pd.read_csv(folder/'submission.csv')) == 5
+    assert names['evaluate'](names['learn']).metrics['accuracy'] > 0.9
+    assert names['ens'].names and len(names['ens'].members) == 3
+
+def test_outputs_are_those_of_the_code(ran):
+    "As far as they do not depend on the machine"
+    data,history,per_class = ran[1]
+    assert repr(data[0]) == data[1]
+    def parsed(text): return pd.read_csv(io.StringIO(text), sep=r'\s+')
+    shown = parsed(history[1])
+    assert list(shown.columns) == list(history[0].columns) and shown.epoch.tolist() == history[0].epoch.tolist()
+    np.testing.assert_allclose(shown.iloc[-1], history[0].iloc[-1], atol=0.03)
+    shown = parsed(per_class[1])
+    assert list(shown.columns) == list(per_class[0].columns)
+    assert shown.support.tolist() == per_class[0].support.tolist()
+    np.testing.assert_allclose(shown.f1.mean(), per_class[0].f1.mean(), atol=0.03)
+
+def test_calls_in_prose_and_comments_exist(ran):
+    "Every function and method that is named with brackets, and its keyword arguments"
+    names = ran[0]
+    comments = [o for kind,text in BLOCKS if kind == 'python' for o in re.findall(r'#(.*)', text)]
+    called = {o for text in [*SPANS, *comments] for o in re.findall(r'(?<![\w/-])([a-zA-Z_]\w*)\(', text)}
+    methods = {m for o in list(names.values()) if not isinstance(o, type) for m in dir(type(o))}
+    assert len(called) > 15
+    assert not {o for o in called if o not in names and o not in methods}
+
+# The commands
+
+def test_there_are_commands(): assert len(SHELL) >= 8 and len(INLINE) >= 4
+
+@pytest.mark.parametrize('words', SHELL+INLINE, ids=' '.join)
+def test_command_parses(words, capsys):
+    "Command and options exist, and so do models, levels of augmentation and ways to balance"
+    try: args = _parser().parse_args(words)
+    except SystemExit as e:
+        assert e.code == 0 and words[-1] in ('--help', '--version'), capsys.readouterr().err
+        return
+    from cnnfast.data.augmentation import AUGMENTATIONS
+    from cnnfast.data.selection import BALANCE
+    from cnnfast.study.recipe import as_recipe
+    for o in (getattr(args, 'models', None) or '').split(',') if args.command == 'run' else []: o and as_recipe(o)
+    assert getattr(args, 'augment', None) in (None, *AUGMENTATIONS)
+    assert getattr(args, 'balance', None) in (None, *BALANCE)
+
+def test_options_in_prose_exist():
+    parser = _parser()
+    subs = next(o for o in parser._actions if hasattr(o, 'choices') and isinstance(o.choices, dict)).choices.values()
+    known = {o for p in (parser, *subs) for o in p._option_string_actions}
+    named = {o for span in SPANS if not span.startswith('python ') for o in re.findall(r'(?<!\S)--[a-z][a-z-]*', span)}
+    assert {'--resume', '--slides'} <= named
+    assert not named-known
+
+# Links and figures
+
+def test_links_lead_somewhere():
+    for name in ('README.md', 'benchmarks/README.md'):
+        text = (ROOT/name).read_text(encoding='utf-8')
+        links = [o.split('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith(('http', '#'))]
+        assert links
+        assert not [o for o in links if not ((ROOT/name).parent/o).exists()]
+
+def test_every_notebook_is_linked():
+    "In the order of the topics"
+    import cnnfast
+    table = [o for o in README.splitlines() if o.startswith('| ') and '.ipynb' in o]
+    linked = [re.sub(r'\d\d_', '', o) for row in table for o in re.findall(r'\(nbs/([\w/]+)\.ipynb\)', row)]
+    assert [o.replace('/', '.') for o in linked] == list(cnnfast._modules)
+
+def rows(text): return [o for o in text.splitlines() if o.startswith('|') and not o.startswith('| ---')]
+
+def test_figures_stand_in_the_benchmarks():
+    "What the README shows of them is the same there, row by row where a table is taken over, and figure by figure"
+    section = README[README.index('## What to expect'):README.index('## Develop')]
+    figures = re.findall(r'\d+\.\d+%', section)
+    assert figures and 'benchmarks/README.md' in section
+    assert not [o for o in figures if o not in BENCHMARKS]
+    taken = [o for o in rows(section) if o.count('%') > 2]
+    assert taken and set(taken) <= set(rows(BENCHMARKS))
+    assert len(rows(section)) <= 12
+
+def test_figures_stand_nowhere_else():
+    "No other Markdown of the project has rows of theirs"
+    measured = {o for o in rows(BENCHMARKS) if re.search(r'\d', o)}
+    assert len(measured) > 50
+    section = README[README.index('## What to expect'):README.index('## Develop')]
+    assert not measured & set(rows(README.replace(section, '')))
+    for o in (ROOT/'nbs').rglob('*.ipynb'):
+        text = o.read_text(encoding='utf-8')
+        if o.name != 'index.ipynb': assert not [r for r in measured if r in text], o.name
+
+@pytest.mark.parametrize('section', re.split(r'^## ', BENCHMARKS, flags=re.M)[1:], ids=lambda o: o.splitlines()[0])
+def test_benchmark_says_how_it_was_made(section):
+    "Command, date and spread; the scripts and the options that it names are there"
+    assert re.search(r'\d{4}-\d\d-\d\d', section) or 'on the same day' in section
+    assert re.search(r'[Cc]ommand', section)
+    assert re.search('spread|interval|range', section)
+    for o in re.findall(r'`([^`\n]+)`', section):
+        for words in commands(o): _parser().parse_args(words)
+        if o.startswith('python '):
+            script,*words = shlex.split(o)[1:]
+            source = (ROOT/script).read_text(encoding='utf-8')
+            assert all(f"'{w}'" in source for w in words if w.startswith('--')), o
