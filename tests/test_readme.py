@@ -90,7 +90,7 @@ def test_outputs_are_those_of_the_code(ran):
     np.testing.assert_allclose(shown.f1.mean(), per_class[0].f1.mean(), atol=0.03)
 
 def test_calls_in_prose_and_comments_exist(ran):
-    "Every function and method that is named with brackets, and its keyword arguments"
+    "Every function and method that is named with brackets"
     names = ran[0]
     comments = [o for kind,text in BLOCKS if kind == 'python' for o in re.findall(r'#(.*)', text)]
     called = {o for text in [*SPANS, *comments] for o in re.findall(r'(?<![\w/-])([a-zA-Z_]\w*)\(', text)}

@@ -82,9 +82,10 @@ class PeakMemory:
 def leave(
     learn, # A `Learner` that has done its work for now
 ):
-    "Move the model of `learn` to the CPU, and drop its optimiser"
+    "Move the model of `learn` to the CPU, and drop its optimiser and its last batch"
     device = getattr(learn.dls, 'device', None)
     learn.opt = None
+    learn._end_cleanup() # a prediction leaves its last batch behind
     learn.model.to('cpu')
     if not is_cpu(device): torch.get_device_module(device).empty_cache()
 

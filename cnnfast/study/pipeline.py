@@ -13,7 +13,7 @@ from dataclasses import replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.disk import check_absent, whole_file
-from ..models.pretrained import is_timm, seen_in_pretraining
+from ..models.pretrained import check_architecture, is_timm, seen_in_pretraining
 from ..training.checkpoints import Checkpoint
 from ..training.learner import check_rate
 from ..autoencoder.unet import has_pyramid, no_pyramid
@@ -47,11 +47,12 @@ def _recipes(models, n_train, epochs, weights, pretrained, **kwargs):
     titles = list(models) if isinstance(models, dict) else [getattr(o, 'model', o) for o in models]
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
-def _check_models(recipes, dls, seed, autoencoder):
-    "Can all be built, and is there one that an autoencoder can be put on, if that is wanted?"
+def _check_models(recipes, dls, seed, autoencoder, kept):
+    "Can all be built, be kept in a folder, and is there one that an autoencoder can be put on, where that is wanted?"
     suited = not autoencoder
     for recipe in recipes.values():
         learn = recipe.learner(dls, seed) # a model that cannot be built, or weights out of reach, show now
+        if kept: check_architecture(learn.architecture)
         suited = suited or has_pyramid(learn)
     if not suited: raise no_pyramid(recipes)
 
@@ -140,7 +141,7 @@ def compare(
     if not seeds: raise ValueError('No seeds: give 1 or more')
     if not resume: check_absent(out, 'choose another folder, remove it, or go on with what is in it (resume)')
     dls = dls or data.dataloaders(bs=default_bs(n_train) if bs is None else bs, **kwargs)
-    _check_models(recipes, dls, seeds[0], autoencoder)
+    _check_models(recipes, dls, seeds[0], autoencoder, out is not None)
     if out is not None: (out := Path(out)).mkdir(parents=True, exist_ok=resume)
     res = _run_all(recipes, seeds, dls, data, out, verbose)
     if autoencoder: res.autoencode(out=out and out/'autoencoder')

@@ -36,7 +36,7 @@ def figure_png(
     **kwargs,
 ) -> bytes:
     "What `draw` draws, off screen, as a PNG file"
-    with plt.ioff(): o = draw(*args, **kwargs)
+    with plt.ioff(), plt.rc_context({'text.parse_math':False}): o = draw(*args, **kwargs) # a class may be called $5
     fig,buf = o if isinstance(o, plt.Figure) else np.ravel(o)[0].figure,io.BytesIO()
     fig.set_dpi(dpi)
     if layout := fig.get_layout_engine(): layout.execute(fig); fig.set_layout_engine('none') # once is enough

@@ -143,7 +143,7 @@ def try_backbones(
     archs, # Names of timm architectures
     epochs:int=1, # Of `fine_tune` after the head's; 0: the head alone, on features computed once
     weights:dict=None, # Checkpoints on disk: {name: path}
-    bs:int=64, # Batch size, where `data` is an `ImageData`
+    bs:int=None, # Batch size, where `data` is an `ImageData`; by default 64, or all training pictures where there are fewer
     **kwargs, # For `transfer_learner`: `size`, `pretrained`, `seed`, …
 ) -> BackboneTrials:
     "A short training of each of `archs`, ranked by accuracy on valid"
