@@ -2,8 +2,8 @@
 
     python benchmarks/together.py --cifar cifar10.tgz [--model fast_cnn] [--rounds 3] [--spin]
 
-Prints the seconds of a training alone, those of two at once, and their ratio, which is 2 where nothing is lost. `--spin` lets waiting threads spin,
-as OpenMP does by default.
+Prints the seconds of a training alone, those of two at once, and their ratio, which is 2 where nothing is lost. `--spin` lets waiting
+threads spin, as OpenMP does by default.
 """
 import argparse, subprocess, sys, time
 from statistics import median
@@ -26,8 +26,8 @@ print(time.perf_counter()-start, flush=True)
 def seconds(n, args):
     "What each of `n` trainings at once takes"
     code = 'import torch' + TRAIN if args.spin else TRAIN # imported first, it is as if cnnfast had set nothing
-    ps = [subprocess.Popen([sys.executable, '-c', code, args.cifar, args.model, str(args.epochs)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-          for _ in range(n)]
+    command = [sys.executable, '-c', code, args.cifar, args.model, str(args.epochs)]
+    ps = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(n)]
     for p in ps: assert p.stdout.readline() == 'ready\n'
     for p in ps: p.stdin.write('go\n'); p.stdin.flush()
     res = [float(p.stdout.readline()) for p in ps]

@@ -6,7 +6,8 @@
 __version__ = "0.1.0"
 
 import os, sys
-if 'torch' not in sys.modules: os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that spin while they wait slow down a second training many-fold
+if 'torch' not in sys.modules: # threads that spin while they wait would slow down a second training many-fold
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
     'core': ('text', 'disk', 'plotting', 'devices'),

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 _home = tempfile.TemporaryDirectory(prefix='cnnfast-test-')
 os.environ['CNNFAST_HOME'] = _home.name # before anything of cnnfast is imported
-if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1') # files of tests run side by side, each on a core of its own
+# files of tests run side by side, each on a core of its own
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import matplotlib
 matplotlib.use('Agg')

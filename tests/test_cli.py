@@ -63,7 +63,7 @@ def test_real_cifar(cifar_2000, tmp_path):
     'negative batch size': (['--bs', '-1'], ['--bs']),
     'batch larger than the data': (['--bs', '9999'], ['bs=9999', '1,259 training pictures']),
     'rate that diverges': (['--models', 'cnn', '--lr', '1e12', '--out', 'out'], ['became', 'epoch 1, batch', 'lower']),
-    'size of digits': (['--size', '32'], ['--size', 'digits']),
+    'size of nothing': (['--size', '0'], ['--size 0']),
     'path of digits': (['digits', '--path', '.'], ['digits', 'path']),
     'unknown augmentation': (['--augment', 'heavy'], ["augment='heavy' is not known", 'flip_crop']),
     'unknown way to balance': (['--balance', 'smote'], ["how='smote' is not known", 'oversample']),

@@ -58,7 +58,8 @@ def ran(tmp_path_factory):
         Path('pictures').mkdir()
         for i in data.splits['test'][:5]: Image.fromarray(np.asarray(data.items[i].array)).save(f'pictures/{i}.png')
         save_run(run_recipe(Recipe('fast_cnn', epochs=1), data.dataloaders(bs=64)), 'cnnfast-digits/fast_cnn/seed-0', data)
-        def random_weights(data, *args, **kwargs): return trial(data.subset(per_class=20), *args, **kwargs, pretrained=False)
+        def random_weights(data, *args, **kwargs):
+            return trial(data.subset(per_class=20).subset(per_class=5, splits='valid'), *args, **kwargs, pretrained=False)
         for (kind,text),(after,output) in zip(BLOCKS, [*BLOCKS[1:], ('', '')]):
             if kind != 'python': continue
             value = run(text, names)

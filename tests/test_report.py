@@ -55,10 +55,10 @@ def test_table_is_sorted_by_a_click(page):
     names = page.evaluate(column.format(0))
     head = page.locator('#comparison ~ .scroll table').first.locator('th button')
     head.filter(has_text='parameters').click()
-    down = [int(o.replace(',', '')) for o in page.evaluate(column.format(5))]
+    down = [int(o.replace(',', '')) for o in page.evaluate(column.format(6))]
     assert down == sorted(down, reverse=True)
     head.filter(has_text='parameters').press('Enter')
-    assert [int(o.replace(',', '')) for o in page.evaluate(column.format(5))] == down[::-1]
+    assert [int(o.replace(',', '')) for o in page.evaluate(column.format(6))] == down[::-1]
     assert sorted(page.evaluate(column.format(0))) == sorted(names)
 
 @needs_browser

@@ -60,7 +60,7 @@ class ImageData:
         unlabelled=(), # Items of a test set without labels
         weighted:bool=False, # Draw training batches in which every class is equally likely?
         balanced:str='', # What was done for the balance of the classes, in words
-        source:str=None, # The published data set that the pictures are from, like 'tiny_imagenet'; by default known where classes are WordNet ids
+        source:str=None, # The published data set that the pictures are from; by default 'imagenet' where classes are WordNet ids
     ):
         if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
         if not (isinstance(size, numbers.Integral) and size > 0): raise ValueError(f'size={size!r} is no number of pixels: give 1 or more')

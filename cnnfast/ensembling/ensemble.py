@@ -264,14 +264,18 @@ def save(self:Ensemble,
 def _check_config(config):
     "Raise `ValueError` where `config` describes no ensemble"
     check_fields(config, ('classes',))
-    names,how,fitted = [config.get(k) for k in ('names', 'how', 'fitted')]
-    if not (isinstance(names, list) and 0 < len(names) <= 1000 and all(isinstance(o, str) for o in names)): raise ValueError('names must be a list of texts')
+    names,how = config.get('names'),config.get('how')
+    if not (isinstance(names, list) and 0 < len(names) <= 1000 and all(isinstance(o, str) for o in names)):
+        raise ValueError('names must be a list of texts')
     if not isinstance(how, str): raise ValueError(f'how must be one of {", ".join(COMBINATIONS)}')
     if not isinstance(config.get('tta'), bool): raise ValueError('tta must be true or false')
+
+def _check_fitted(fitted, how, c, m):
+    "Raise `ValueError` where `fitted` is not what `how` needs of `m` members for `c` classes"
     if fitted is None: return
-    c,m = len(config['classes']),len(names)
     shapes = dict(weights=(m,), coef=(c, m*c), intercept=(c,), share=())
-    if not isinstance(fitted, dict) or set(fitted) != ({'coef', 'intercept', 'share'} if how == 'stack' else {'weights'}): raise ValueError('fitted has not what how needs')
+    if not isinstance(fitted, dict) or set(fitted) != ({'coef', 'intercept', 'share'} if how == 'stack' else {'weights'}):
+        raise ValueError('fitted has not what how needs')
     for k,o in fitted.items():
         o = np.asarray(o, dtype=float)
         if o.shape != shapes[k] or not np.isfinite(o).all(): raise ValueError(f'{k} of fitted must be numbers of shape {shapes[k]}')
@@ -282,6 +286,7 @@ def load(cls:Ensemble, folder, config, device=None):
     try:
         _check_config(config)
         members = [replace(as_member(_part(folder, i)), name=name) for i,name in enumerate(config['names'])]
+        _check_fitted(config['fitted'], config['how'], len(config['classes']), len(members))
         return cls(members, config['how'], None, config['tta'], device, config['classes'], config['fitted'])
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f'{folder} does not hold the ensemble that its config.json describes ({e})') from None

@@ -41,7 +41,7 @@ def _folder_member(folder):
         hint = ', like those in its folders' if kind == 'ensemble' else ''
         raise ValueError(f'{folder} holds an {kind}: members are single classifiers{hint}')
     try: Classifier.check(config)
-    except ValueError as e: raise ValueError(f'{folder} holds no model that can be loaded: {e}') from None
+    except ValueError as e: raise ValueError(f'{folder} does not hold the model that its config.json describes: {e}') from None
     name = config['architecture']['name']
     return Member(f'{name} {folder.name}', folder, config['classes'], config['data'] if isinstance(config.get('data'), dict) else None)
 

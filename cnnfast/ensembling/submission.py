@@ -75,8 +75,9 @@ def submission(
         raise FileNotFoundError(f'{path.parent} does not exist: make the folder first, or choose another for {path.name}')
     if isinstance(model, (str, Path)): model = load_model(model)
     if not isinstance(model, Ensemble): model = ensemble(model)
-    if (classes := getattr(data, 'vocab', None)) is not None: check_classes(model.name, model.classes, list(map(str, classes)), 'the data set')
     items,names = _to_label(data)
+    if (classes := getattr(data, 'vocab', None)) is not None:
+        check_classes(model.name, model.classes, list(map(str, classes)), 'the data set')
     ids,files = _ids_and_files(names)
     t,where = (pd.DataFrame(dict(id=ids, label='')), range(len(ids))) if sample is None else _read_sample(sample, ids, files)
     kind = _kind_of_labels(labels, t.iloc[:,1], model.classes, sample)

@@ -86,7 +86,8 @@ def metrics(self:Evaluation) -> dict: # name -> value, all between 0 and 1
     from sklearn.exceptions import UndefinedMetricWarning
     from sklearn.metrics import precision_recall_fscore_support as prf
     for k,names in self.undefined.items():
-        warnings.warn(f'{self.name or "Evaluation"} on {self.split}: {k} is undefined for {shortlist(names)}, and counts as 0 in averages', UndefinedMetricWarning)
+        warnings.warn(f'{self.name or "Evaluation"} on {self.split}: {k} is undefined for {shortlist(names)}, and counts as 0 in averages',
+                      UndefinedMetricWarning)
     res = dict(accuracy=float((self.preds == self.targs).mean()))
     if len(self.vocab) > 5: res['top5_accuracy'] = float(self.in_top(5).mean())
     for avg in ('macro', 'weighted'):
@@ -237,7 +238,7 @@ def plot_history(
     histories, # A history (`learn.history()`), or {name: history}
     axs=None, # Two matplotlib axes; None: a new figure
 ):
-    "Draw loss and accuracy over the epochs, on valid (solid) and train (dashed); of several models on valid alone, and as their loss the cross entropy"
+    "Draw loss (of several models the cross entropy) and accuracy over the epochs, on valid and, of a single model, on train (dashed)"
     if isinstance(histories, pd.DataFrame): histories = {'':histories}
     if axs is None: _,axs = plt.subplots(1, 2, figsize=(9, 3.2), layout='constrained')
     several = len(histories) > 1

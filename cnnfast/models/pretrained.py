@@ -71,14 +71,15 @@ def model_arguments(
     name:str, # Of a model
     head:bool=False, # With fastai's head on it?
 ) -> list: # Names
-    "What arguments model `name` takes besides channels, classes and size; of timm's, those of all networks in its module, and of fastai's head"
+    "What arguments model `name` takes besides channels, classes and size; of timm's, those of all networks in its module"
     if not is_timm(name): return [o for o in _parameters(MODELS[name]) if o not in ('n_in', 'n_out', 'size')]
     module = sys.modules[timm.models.model_entrypoint(name).__module__]
     nets = [o for o in vars(module).values() if isinstance(o, type) and issubclass(o, nn.Module)]
     if name == 'tiny_resnet': nets = [timm.models.resnet.ResNet]
     return sorted({k for f in (build_model_with_cfg, *nets, *[create_timm_model]*head) for k in _parameters(f)} - _FIXED)
 
-_FIXED = {'self', 'arch', 'model_cls', 'variant', 'pretrained', 'n_in', 'n_out', 'in_chans', 'num_classes'} # those that cnnfast gives itself
+# those that cnnfast gives itself
+_FIXED = {'self', 'arch', 'model_cls', 'variant', 'pretrained', 'n_in', 'n_out', 'in_chans', 'num_classes'}
 
 # %% ../../nbs/models/02_pretrained.ipynb #a7e6d621
 def seen_in_pretraining(
@@ -196,11 +197,12 @@ def _timm_model(arch, n_out, n_in, pretrained=False, weights=None, **kwargs):
                                   'give weights= (a checkpoint on disk), or pretrained=False to train from scratch') from None
 
 # %% ../../nbs/models/02_pretrained.ipynb #900091dc
-_OF_TIMM = '''act_layer aa_layer attn_drop_rate avg_down base_dim base_width block_config block_reduce_first bn_size cardinality channels class_token conv_bias
-    conv_mlp depth depths dims down_kernel_size drop drop_block_rate drop_path_rate drop_rate dynamic_img_size embed_dim embed_dims fc_norm global_pool growth_rate
-    head_hidden_size head_init_scale img_size init_values kernel_sizes layers ls_init_value mlp_ratio mlp_ratios no_embed_class norm_layer num_features num_heads
-    output_stride patch_drop_rate patch_size pos_drop_rate pre_norm proj_drop_rate qkv_bias reg_tokens replace_stem_pool stem_size stem_type stem_width use_grn
-    widths window_size zero_init_last'''.split() # arguments of timm's networks that neither name a file nor bring code
+_OF_TIMM = '''act_layer aa_layer attn_drop_rate avg_down base_dim base_width block_config block_reduce_first bn_size cardinality channels
+    class_token conv_bias conv_mlp depth depths dims down_kernel_size drop drop_block_rate drop_path_rate drop_rate dynamic_img_size
+    embed_dim embed_dims fc_norm global_pool growth_rate head_hidden_size head_init_scale img_size init_values kernel_sizes layers
+    ls_init_value mlp_ratio mlp_ratios no_embed_class norm_layer num_features num_heads output_stride patch_drop_rate patch_size
+    pos_drop_rate pre_norm proj_drop_rate qkv_bias reg_tokens replace_stem_pool stem_size stem_type stem_width use_grn widths window_size
+    zero_init_last'''.split() # arguments of timm's networks that neither name a file nor bring code
 _OF_HEAD = 'bn_final concat_pool first_bn lin_first lin_ftrs pool ps y_range'.split() # of fastai's `create_timm_model`
 
 def _allowed_arguments(architecture):
@@ -215,8 +217,9 @@ def _is_simple(o, deep=2):
 
 def _is_side(o): return type(o) is int and 1 <= o <= 4096
 
+# %% ../../nbs/models/02_pretrained.ipynb #c283c61b
 _KEYS = dict( # key -> what it must be, and whether it is
-    name=('the name of a model', lambda o: isinstance(o, str) and (o in MODELS or timm.is_model(o))),
+    name=('the name of a model', lambda o: isinstance(o, str)),
     transfer=('true or false', lambda o: isinstance(o, bool)), kwargs=('a dictionary of arguments', lambda o: isinstance(o, dict)),
     scale=('a number of pixels, or nothing', lambda o: o is None or _is_side(o)), stem=('true or false', lambda o: isinstance(o, bool)),
     renormalize=('true or false', lambda o: isinstance(o, bool)))
@@ -227,15 +230,21 @@ def check_architecture(
     "Raise `ValueError` where `architecture` describes no model that may be built"
     if not isinstance(architecture, dict): raise ValueError('no architecture is described')
     keys = list(_KEYS) if architecture.get('transfer') is True else list(_KEYS)[:3]
-    if odd := set(architecture) ^ set(keys): raise ValueError(f'an architecture is described by {", ".join(keys)}; {sorted(odd)[0]!r} is missing or no part of it')
+    if odd := set(architecture) ^ set(keys):
+        raise ValueError(f'an architecture is described by {", ".join(keys)}; {sorted(odd)[0]!r} is missing or no part of it')
     for k in keys:
-        if not _KEYS[k][1](architecture[k]): raise ValueError(f'{k} of an architecture must be {_KEYS[k][0]}, not {str(architecture[k])[:40]!r}')
+        if not _KEYS[k][1](architecture[k]):
+            raise ValueError(f'{k} of an architecture must be {_KEYS[k][0]}, not {str(architecture[k])[:40]!r}')
     name,kwargs = architecture['name'],architecture['kwargs']
-    if architecture['transfer'] and name in MODELS: raise ValueError(f'{name} is no model that is fine-tuned')
-    if odd := [k for k in kwargs if k not in _allowed_arguments(architecture)]: raise ValueError(f'{odd[0]!r} is no argument of {name} that a model folder may hold')
+    if architecture['transfer'] and not is_timm(name): raise ValueError(f'{name} is no model that is fine-tuned')
+    if odd := [k for k in kwargs if k not in _allowed_arguments(architecture)]:
+        raise ValueError(f'{odd[0]!r} is no part of an architecture: {name} takes no such argument from a folder')
     for k,o in kwargs.items():
-        if not _is_simple(o): raise ValueError(f'{k} of {name} must be a number, a short name or a list of them, not {str(o)[:40]!r}')
-        if k in ('depth', 'depths', 'layers') and sum(v for v in listify(o) if isinstance(v, (int, float))) > 1000: raise ValueError(f'{k} of {name} is more than 1,000 layers')
+        if not _is_simple(o):
+            raise ValueError(f'This model was made with {k}, which is no number, short name or short list of them ({str(o)[:40]!r}): '
+                             'such arguments cannot be kept in a model folder')
+        if k in ('depth', 'depths', 'layers') and sum(v for v in listify(o) if isinstance(v, (int, float))) > 1000:
+            raise ValueError(f'{k} of {name} is more than 1,000 layers')
 
 # %% ../../nbs/models/02_pretrained.ipynb #251b38e2
 def assemble_model(architecture, n_in, n_out, front, **kwargs):

@@ -221,7 +221,7 @@ def load(cls:SavedModel, folder, config, device=None):
     "What `config` describes, with the weights in `folder`"
     path = folder/'weights.safetensors'
     try: cls.check(config)
-    except ValueError as e: raise ValueError(f'{folder} holds no model that can be loaded: {e}') from None
+    except ValueError as e: raise ValueError(f'{folder} does not hold the model that its config.json describes: {e}') from None
     if not path.is_file(): raise FileNotFoundError(f'{folder} is no whole model: weights.safetensors is missing')
     if _hash(path.read_bytes()) != config['weights']: raise ValueError(f'{path} was altered, cut off or damaged: its checksum is another')
     about = config['architecture'],config['channels'],len(config['classes']),config['size']

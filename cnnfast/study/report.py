@@ -107,7 +107,8 @@ def _inside(run, what, first):
     if not has_filters(learn.model): return None
     @functools.cache
     def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
-    figures = {f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class':(lambda: plot_maps(learn, shown()),),
+    maps = f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class'
+    figures = {maps:(lambda: plot_maps(learn, shown()),),
                f'Activations of some channels of each stage for one picture, {what}':(lambda: plot_activations(learn, shown()),),
                f'Filters of the first convolution, {what}':(plot_filters, learn)}
     embedded = f'Embeddings of the last layer in two dimensions, {what}, coloured by class'
@@ -140,14 +141,17 @@ def _model_section(run, first):
     @functools.cache
     def areas(): return ev.roc(),ev.precision_recall()
     accuracy = f'{ev.metrics["accuracy"]:.2%} on {ev.split}'
+    failures,inside = _part('where it fails', _failures, run, what),_part('what it looks at', _inside, run, what, first)
     def confusion(share):
         alt = f'Confusion matrix of {what}, {"share of each actual class" if share else "number of pictures"}'
         return _drawn(alt, ev.plot_confusion, share)
     return dict(
         title=run.title, summary=f'{how}, {run.parameters:,} parameters, {n} epoch{"s"*(n > 1)}, seed {run.seed}: {accuracy}.',
-        metrics=_part('metrics', lambda: _metrics_table(ev, *areas())), per_class=_part('report for each class', lambda: _class_table(ev, *areas())),
+        metrics=_part('metrics', lambda: _metrics_table(ev, *areas())),
+        per_class=_part('report for each class', lambda: _class_table(ev, *areas())),
         layers=_part('layers', lambda: _table(_layers(run.learn), index=False)),
-        failures=_failures(run, what), inside=_inside(run, what, first), confusion=[confusion(False), confusion(True)],
+        failures=dict(confused=failures) if isinstance(failures, Markup) else failures,
+        inside=[inside] if isinstance(inside, Markup) else inside, confusion=[confusion(False), confusion(True)],
         curves=_drawn(f'Learning curves of {run.title}: loss and accuracy on train and valid by epoch', plot_history, run.history),
         counts=_drawn(f'Histogram of actual and predicted classes, {what}', ev.plot_counts),
         thresholds=_drawn(f'ROC and precision-recall curves of {what}, one class against the others', lambda: _both_curves(*areas())),
@@ -203,7 +207,8 @@ def _footnotes(n_seeds, device):
     over = (f'The intervals say how far another choice of test pictures and of seeds would move the accuracy '
             f"(Wilson's over the pictures, Student's over {n_seeds} seeds).")
     if n_seeds == 1: over = 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.'
-    memory = 'Memory is the peak of the whole process, data included.' if is_cpu(device) else 'Memory is the peak allocated on the device, data included.'
+    of = 'of the whole process' if is_cpu(device) else 'allocated on the device'
+    memory = f'Memory is the peak {of}, data included.'
     return dict(interval=over, memory=memory)
 
 def write_report(
@@ -222,9 +227,11 @@ def write_report(
     page = template.render(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
         made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {device_name(dls.device)}',
-        conclusion=_part('conclusion', conclusion, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None))), bs=dls.valid.bs, **_footnotes(c.n_seeds, dls.device),
+        conclusion=_part('conclusion', conclusion, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None))),
+        bs=dls.valid.bs, **_footnotes(c.n_seeds, dls.device),
         costs=_drawn('Accuracy with its 95% interval against training time, for each model', c.plot_costs),
-        curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories), ensemble=_part('ensemble', _ensemble_section, c),
+        curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories),
+        ensemble=_part('ensemble', _ensemble_section, c),
         autoencoders=[_part(f'autoencoder {k}', _autoencoder_section, k, o, c.split) for k,o in c.autoencoders.items()], split=c.split,
         data=_part('data', _data_section, c.data), models=[section(o) for o in firsts], titles=[o.title for o in firsts])
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')

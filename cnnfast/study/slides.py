@@ -87,7 +87,8 @@ def _show_overview(deck, c, says):
     deck.add(f'{len(data):,} pictures of {len(data.vocab)} classes, {data.size}×{data.size} pixels', png=figure_png(data.show, dpi=150),
              alt=f'Sample training pictures of {data.name}, one class a row')
     deck.add(models, table=shown[costs])
-    deck.add(_first_sentence(says[0]), table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)') if o in shown]])
+    deck.add(_first_sentence(says[0]), table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)')
+                                                    if o in shown]])
     deck.add('How they learned', png=figure_png(c.plot_histories, dpi=150), alt='Learning curves of all models on valid by epoch')
 
 def _show_costs(deck, c, says):

@@ -79,7 +79,8 @@ def _data_settings(dls):
     res = {'classes':list(map(str, dls.vocab)) if hasattr(dls, 'vocab') else None, 'batch size':dl.bs,
            'training pictures':len(dl.dataset), 'validation pictures':len(dls.valid.dataset)}
     if getattr(dl, 'store', None) is not None: res['size of pictures'] = '×'.join(map(str, dl.store.pics.shape[-2:]))
-    return {**res, 'pictures':pictures_checksum(dl), 'pictures of valid':pictures_checksum(dls.valid), 'transforms':[str(o) for o in dl.after_batch.fs]}
+    return {**res, 'pictures':pictures_checksum(dl), 'pictures of valid':pictures_checksum(dls.valid),
+            'transforms':[str(o) for o in dl.after_batch.fs]}
 
 # %% ../../nbs/training/03_checkpoints.ipynb #979c32bf
 def _watched(learn):

@@ -74,7 +74,7 @@ def _header(tensors, order, meta):
         t,start = tensors[i],end
         end += t.numel()*t.element_size()
         header[str(i)] = dict(dtype=_DTYPES[t.dtype], shape=list(t.shape), data_offsets=[start, end])
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(',', ':')).encode()
     text += b' '*(-len(text) % 8)
     return struct.pack('<Q', len(text)) + text
 

@@ -149,7 +149,8 @@ def try_backbones(
     "A short training of each of `archs`, ranked by accuracy on valid"
     for o in (archs := listify(archs)): is_timm(o)
     for o in archs:
-        if isinstance(data, ImageData) and kwargs.get('pretrained', True) and o not in (weights or {}) and (seen := seen_in_pretraining(o, data)):
+        known = kwargs.get('pretrained', True) and o not in (weights or {})
+        if known and isinstance(data, ImageData) and (seen := seen_in_pretraining(o, data)):
             warnings.warn(f'{o} was pretrained on {seen}: its accuracy on valid says less than it seems')
     dls = data.dataloaders(bs=bs) if isinstance(data, ImageData) else data
     rows,learners = {},{}
