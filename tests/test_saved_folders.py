@@ -31,7 +31,7 @@ def test_run_is_taken_up(data, tmp_path):
               'plain':Recipe('cnn', epochs=2, kwargs=dict(widths=(4, 4), hidden=8))}
     res = compare(data, models, seeds=1, out=out, resume=True, dls=data.dataloaders(bs=64), verbose=False)
     before = pd.read_csv(SAVED/'run'/'results.csv')
-    same = [o for o in before.columns if not o.startswith('precision')] # an undefined one was left out of averages then, and counts as 0 now
+    same = [o for o in before.columns if not o.startswith('precision')] # undefined ones were left out of averages, and count as 0 now
     pd.testing.assert_frame_equal(res.results[same], before[same], check_exact=False, rtol=1e-6)
     file = 'small/seed-0/metrics.json'
     assert json.loads((out/file).read_text()) == json.loads((SAVED/'run'/file).read_text())

@@ -174,7 +174,8 @@ def make_learner(
         progressive = how.progressive and input_shape(dls)[-1] >= 32 and not any(isinstance(o, ProgressiveResizing) for o in L(cbs))
     cbs = _callbacks(dls, progressive, amp, seed, patience) + L(cbs)
     if lr is None: lr = how.rate(dls.train.bs)
-    learn = ImageLearner(dls, model, lr=lr, opt_func=how.opt_func, loss_func=loss_func or how.loss_func(), metrics=accuracy if metrics is None else metrics, cbs=cbs, **kwargs)
+    learn = ImageLearner(dls, model, lr=lr, opt_func=how.opt_func,
+                         loss_func=loss_func or how.loss_func(), metrics=accuracy if metrics is None else metrics, cbs=cbs, **kwargs)
     learn.model_name,learn.schedule = name,how.schedule
     return learn
 
