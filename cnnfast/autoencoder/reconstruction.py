@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..core.text import did_you_mean
 from ..core.plotting import plot_tiles, to_images
 from ..data.loading import clean_batches, denormalized, find_normalization, find_split
-from ..models.pretrained import build_model, check_architecture
+from ..models.pretrained import build_model, check_architecture, is_side
 from ..training.callbacks import ProgressiveResizing
 from ..training.learner import input_shape, make_learner
 from ..training.transfer import transfer_learner
@@ -204,7 +204,7 @@ class Autoencoder(SavedModel):
         how = architecture.get('kwargs') if isinstance(architecture, dict) else None
         if not isinstance(how, dict) or set(how) != {'skips', 'latent', 'width', 'classifier'} or set(architecture) != {'kwargs'}:
             raise ValueError('an autoencoder is described by skips, latent, width and its classifier')
-        if not (isinstance(how['skips'], bool) and all(type(o) is int and 1 <= o <= 4096 for o in (how['latent'], how['width']))):
+        if not (isinstance(how['skips'], bool) and is_side(how['latent']) and is_side(how['width'])):
             raise ValueError('skips of an autoencoder is true or false, latent and width are 1 to 4096')
         check_architecture(how['classifier'])
     @staticmethod

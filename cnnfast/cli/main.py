@@ -187,8 +187,7 @@ def _run(args):
     kwargs = dict(augment=args.augment) if args.augment else {}
     res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume,
                   weights=weights, pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, budget=args.memory,
-                  device=args.device, autoencoder=args.autoencoder,
-                  allow_seen=args.allow_seen, **kwargs)
+                  device=args.device, autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
     if args.slides: res.slides(out/'report.pptx')
     written = f'The report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else '')
     print(f'\n{res.show_table().to_string()}\n\n{written}')

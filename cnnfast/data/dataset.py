@@ -70,6 +70,7 @@ class ImageData:
         self.targs,self.path,self.vocab = np.asarray(targs, dtype=np.int64),Path(path),list(vocab)
         self.splits = {k:np.asarray(splits[k], dtype=np.int64) for k in ('train', 'valid', 'test') if k in splits}
         self.get_y = get_y or ItemLabel(items, self.targs, self.vocab)
+        if weighted and not balanced: self.balanced = 'classes drawn evenly'
         if source is None: self.source = 'imagenet' if all(re.fullmatch(r'n\d{8}', str(o)) for o in self.vocab) else ''
         self.left_out = {} # file -> why it cannot be used
         self._check()

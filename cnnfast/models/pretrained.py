@@ -215,13 +215,13 @@ def _is_simple(o, deep=2):
     if isinstance(o, str): return re.fullmatch(r'[\w.+-]{0,40}', o) is not None
     return o is None or (isinstance(o, (bool, int, float)) and abs(o) <= 2**16)
 
-def _is_side(o): return type(o) is int and 1 <= o <= 4096
+def is_side(o): return type(o) is int and 1 <= o <= 4096 # pixels, or channels
 
 # %% ../../nbs/models/02_pretrained.ipynb #c283c61b
 _KEYS = dict( # key -> what it must be, and whether it is
     name=('the name of a model', lambda o: isinstance(o, str)),
     transfer=('true or false', lambda o: isinstance(o, bool)), kwargs=('a dictionary of arguments', lambda o: isinstance(o, dict)),
-    scale=('a number of pixels, or nothing', lambda o: o is None or _is_side(o)), stem=('true or false', lambda o: isinstance(o, bool)),
+    scale=('a number of pixels, or nothing', lambda o: o is None or is_side(o)), stem=('true or false', lambda o: isinstance(o, bool)),
     renormalize=('true or false', lambda o: isinstance(o, bool)))
 
 def check_architecture(

@@ -17,7 +17,7 @@ from ..data.pictures import RESIZE, OpenPicture
 from ..data.augmentation import FlipLR, StandardizePicture
 from ..data.loading import find_normalization, find_opener
 from ..models.weights import read_weights, write_weights
-from ..models.pretrained import build_model, check_architecture
+from ..models.pretrained import build_model, check_architecture, is_side
 
 # %% ../../nbs/saving/00_folder.ipynb #46e88b84
 @dataclass
@@ -150,7 +150,7 @@ def _is_normalization(o, n):
 
 FIELD_CHECKS = dict( # field -> what it must be, and whether it is
     classes=('a list of different names', lambda o, config: _is_names(o)),
-    size=('a number of pixels, 1 to 4096', lambda o, config: type(o) is int and 1 <= o <= 4096),
+    size=('a number of pixels, 1 to 4096', lambda o, config: is_side(o)),
     channels=('1 or 3', lambda o, config: type(o) is int and o in (1, 3)),
     resize=(f'one of {", ".join(RESIZE)}', lambda o, config: isinstance(o, str) and o in RESIZE),
     normalize=("nothing, 'picture', or mean and std of each channel", lambda o, config: _is_normalization(o, config['channels'])),

@@ -10,7 +10,6 @@ __all__ = ['Comparison']
 # %% ../../nbs/study/02_comparison.ipynb #bba7f001
 from fastai.vision.all import *
 from ..core.text import did_you_mean
-from ..models.pretrained import seen_in_pretraining
 from ..evaluation.intervals import metric_intervals, paired_difference
 from ..evaluation.metrics import plot_history
 from ..saving.folder import load_model, save_model
@@ -34,8 +33,7 @@ class Comparison:
     def n_seeds(self): return len({o.seed for o in self.runs})
     @property
     def seen(self) -> dict: # title -> what its pretraining has seen of these pictures, in words
-        own = {o.title:o.recipe.model for o in self.runs if o.recipe.transfers and o.recipe.weights is None}
-        return {k:s for k,model in own.items() if (s := seen_in_pretraining(model, self.data))}
+        return {o.title:s for o in self.runs if (s := o.recipe.seen(self.data))}
     def of(self, model): return [o for o in self.runs if o.title == model]
     def _repr_html_(self): return self.show_table().to_html()
 
@@ -74,8 +72,8 @@ def table(self:Comparison) -> pd.DataFrame: # Indexed by model, best on valid fi
     "Mean over seeds for each model, with a 95% interval for the accuracy"
     means = self.results.drop(columns='seed').groupby('model', sort=False).mean()
     for i,k in enumerate(('low', 'high')): means.insert(3+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
-    means = means.sort_values('valid_accuracy', ascending=False, kind='stable')
-    return means.loc[sorted(means.index, key=lambda o: o in self.seen)]
+    means,seen = means.sort_values('valid_accuracy', ascending=False, kind='stable'),self.seen
+    return means.loc[sorted(means.index, key=lambda o: o in seen)]
 
 @patch
 def _behind(self:Comparison, models):
@@ -92,7 +90,7 @@ def show_table(self:Comparison,
     if by not in ('valid', 'test'): raise ValueError(f"by={by!r} is not known: use 'valid' or 'test'")
     t = self.table if by == 'valid' else self.table.sort_values('accuracy', ascending=False, kind='stable')
     chosen = {} if self.split == 'valid' else {'on valid':t.valid_accuracy.map('{:.2%}'.format)}
-    seen = {'pretrained on':[self.seen.get(o, '') for o in t.index]} if self.seen else {}
+    seen = {'pretrained on':[s.get(o, '') for o in t.index]} if (s := self.seen) else {}
     return pd.DataFrame({
         **chosen, 'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
         'points behind':['', *self._behind(t.index)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),
@@ -163,7 +161,8 @@ def autoencode(self:Comparison,
     **kwargs, # For `autoencoder_learner`
 ) -> dict: # {'masked': Learner, 'latent': Learner}
     "Autoencoders on the best model; the report shows them"
-    ranked = sorted(self.runs, key=lambda o: (o.title in self.seen, -o.row['valid_accuracy']))
+    seen = self.seen
+    ranked = sorted(self.runs, key=lambda o: (o.title in seen, -o.valid.metrics['accuracy']))
     learn = first((o.learn for o in ranked), has_pyramid)
     if learn is None: raise no_pyramid(dict.fromkeys(o.title for o in self.runs))
     epochs,self.autoencoders = epochs or autoencoder_epochs(len(learn.dls.train_ds)),{}

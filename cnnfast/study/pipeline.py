@@ -66,7 +66,7 @@ def default_models(
 def _check_seen(recipes, data):
     "Has the pretraining of one seen the pictures that it is chosen by?"
     for title,o in recipes.items():
-        if o.transfers and o.weights is None and (seen := seen_in_pretraining(o.model, data)):
+        if seen := o.seen(data):
             raise ValueError(f'{title} was pretrained on {seen}: on the valid split of {data.name} it would look better than it is. '
                              'Leave it out, or let allow_seen=True (--allow-seen) compare it all the same and say so')
 

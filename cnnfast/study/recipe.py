@@ -10,7 +10,7 @@ __all__ = ['VARIANTS', 'Recipe']
 # %% ../../nbs/study/00_recipe.ipynb #07ebf1d9
 from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
-from ..models.pretrained import is_timm
+from ..models.pretrained import is_timm, seen_in_pretraining
 from ..training.learner import scratch_learner
 from ..training.transfer import transfer_learner
 
@@ -29,6 +29,10 @@ class Recipe:
 
     @property
     def transfers(self): return is_timm(self.model) and (self.pretrained or self.weights is not None)
+
+    def seen(self, data) -> str:
+        "What its pretraining has seen of the pictures of `data`, in words; None where nothing is known of it"
+        return seen_in_pretraining(self.model, data) if self.transfers and self.weights is None else None
 
     def learner(self, dls, seed, **kwargs) -> Learner:
         "The untrained learner"

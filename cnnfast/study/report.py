@@ -108,12 +108,12 @@ def _inside(run, what, first):
     @functools.cache
     def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
     maps = f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class'
-    figures = {maps:(lambda: plot_maps(learn, shown()),),
-               f'Activations of some channels of each stage for one picture, {what}':(lambda: plot_activations(learn, shown()),),
-               f'Filters of the first convolution, {what}':(plot_filters, learn)}
+    figures = {maps:lambda: plot_maps(learn, shown()),
+               f'Activations of some channels of each stage for one picture, {what}':lambda: plot_activations(learn, shown()),
+               f'Filters of the first convolution, {what}':partial(plot_filters, learn)}
     embedded = f'Embeddings of the last layer in two dimensions, {what}, coloured by class'
-    if first: figures[embedded] = (plot_embeddings, learn, ev.split, 500) # they take a second
-    return [_drawn(alt, *o) for alt,o in figures.items()]
+    if first: figures[embedded] = partial(plot_embeddings, learn, ev.split, 500) # they take a second
+    return [_drawn(alt, draw) for alt,draw in figures.items()]
 
 def _shape(output):
     "The shape of a layer's output, or of each of them"

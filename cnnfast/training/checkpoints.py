@@ -67,7 +67,9 @@ def _files_checksum(dataset, most=2**28):
 
 def pictures_checksum(dl) -> int:
     "Tells the pictures and labels of a loader from others: by all labels, and 64 pictures in memory or what is in the files"
-    if getattr(dl, 'store', None) is None: return _files_checksum(dl.dataset)
+    if getattr(dl, 'store', None) is None: # what has been read once is not read again
+        if '_checksum' not in vars(dl.dataset): dl.dataset._checksum = _files_checksum(dl.dataset)
+        return dl.dataset._checksum
     rows = np.asarray(dl.rows)
     some = dl.store.pics[rows[::max(1, len(rows)//64)]].numpy()
     return zlib.crc32(some.tobytes(), zlib.crc32(np.asarray(dl.store.targs)[rows].tobytes()))
