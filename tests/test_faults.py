@@ -12,6 +12,7 @@ from torch import nn
 from fastai.vision.all import Callback, HookCallback
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import precision_recall_fscore_support
+from test_standard import write_cifar100
 from conftest import TINY, cnnfast_here, fails_with, needs_cifar, needs_tiny
 from cnnfast import (Checkpoint, Evaluation, KeepMemory, Muon, Recipe, WeightAverage, compare, digits, image_folder, load_model,
                      StopAtNaN, plot_history, save_model, scratch_learner, submission, tiny_imagenet, transfer_learner, try_backbones)
@@ -366,6 +367,17 @@ def test_lazy_data_is_told_apart(photos):
     assert pictures_checksum(labels.dataloaders(bs=32, in_memory=False, num_workers=0).train) != \
            pictures_checksum(data.dataloaders(bs=32, in_memory=False, num_workers=0).train)
 
+# 15. Two trainings at once (benchmarks/together.py has the times)
+
+@pytest.mark.parametrize('before,expected', [('', 'PASSIVE'), ('import torch', None),
+                                             ('import os; os.environ["OMP_WAIT_POLICY"] = "ACTIVE"', 'ACTIVE')])
+def test_waiting_threads_sleep(before, expected):
+    "Unless torch has begun without, or the user wants it otherwise"
+    env = {k:v for k,v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    code = f'{before}\nimport os, cnnfast\nprint(os.environ.get("OMP_WAIT_POLICY"))'
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True, env=env)
+    assert out.stdout.strip() == str(expected)
+
 # 16. What is not there, and what is not known
 
 def test_no_test_split():
@@ -446,3 +458,12 @@ def test_options_of_named_data_sets(tmp_path, cifar_2000):
     (['digits', '--split', 'kaggle'], ['--split kaggle is for cifar100']), (['digits', '--balance-valid'], ['goes with --balance']),
     (['digits', '--balance', 'weighted', '--balance-valid'], ['weighted']), (['digits', '--resize', 'pad'], ['for your own pictures'])])
 def test_options_that_do_not_fit(args, words, tmp_path): fails_with(cnnfast_here('run', *args, '--out', tmp_path/'out'), *words)
+
+def test_competition_split_on_the_command_line(tmp_path):
+    "Of CIFAR-100: a tenth of train for valid, and no labels of test"
+    path = write_cifar100(tmp_path/'cifar-100-python')
+    res = cnnfast_here('run', 'cifar100', '--path', path, '--split', 'kaggle', '--models', 'ann', '--epochs', 1, '--seeds', 1, '--out',
+                       tmp_path/'out')
+    assert res.returncode == 0, res.stderr
+    assert '400 unlabelled' in res.stdout and ' test,' not in res.stdout.splitlines()[0]
+    assert (tmp_path/'out'/'report.html').exists()
