@@ -11,16 +11,16 @@ if 'torch' not in sys.modules: # threads that spin while they wait would slow do
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
     'core': ('text', 'disk', 'plotting', 'devices'),
-    'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'loading',
-             'inspection'),
-    'models': ('scratch', 'weights', 'pretrained'),
-    'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'transfer'),
+    'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'photographs',
+             'loading', 'inspection'),
+    'models': ('scratch', 'weights', 'shipped', 'pretrained'),
+    'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
     'interpretation': ('activations', 'filters', 'maps', 'embeddings'),
     'saving': ('folder', 'prediction', 'export'),
     'ensembling': ('combining', 'members', 'ensemble', 'contributions', 'snapshots', 'submission'),
     'autoencoder': ('similarity', 'unet', 'reconstruction', 'latents'),
-    'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'pipeline'),
+    'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'folds', 'pipeline', 'budget'),
     'cli': ('main',)}
 _modules = tuple(f'{topic}.{name}' for topic, names in _topics.items() for name in names)
 

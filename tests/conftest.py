@@ -52,6 +52,24 @@ def photos(tmp_path):
     from cnnfast.data.folders import sample_folder
     return sample_folder(tmp_path/'photos')
 
+def make_photographs(root):
+    "48 photographs of several shapes, in two class folders below `root`: pieces of two that come with scikit-learn"
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+    rng,sides = np.random.default_rng(0),[(300, 200), (200, 300), (240, 240), (320, 180)] # width, height
+    for name,file in dict(flower='flower.jpg', temple='china.jpg').items():
+        (root/name).mkdir(parents=True)
+        photo = Image.fromarray(load_sample_image(file))
+        for i in range(24):
+            w,h = sides[i % 4]
+            x,y = rng.integers(0, photo.width-w),rng.integers(0, photo.height-h)
+            photo.crop((x, y, x+w, y+h)).save(root/name/f'{i:02}.jpg', quality=90)
+    return root
+
+@pytest.fixture(scope='session')
+def photographs(tmp_path_factory): return make_photographs(tmp_path_factory.mktemp('photographs'))
+
 @pytest.fixture(scope='session')
 def cifar_2000(tmp_path_factory):
     "2,000 pictures of CIFAR-10, 160 for training and 40 for test of each class, in fastai's layout"

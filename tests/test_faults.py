@@ -14,11 +14,11 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import precision_recall_fscore_support
 from test_standard import write_cifar100
 from conftest import TINY, cnnfast_here, fails_with, needs_cifar, needs_tiny
-from cnnfast import (Checkpoint, Evaluation, KeepMemory, Muon, Recipe, WeightAverage, compare, digits, image_folder, load_model,
+from cnnfast import (Checkpoint, Evaluation, Muon, Recipe, WeightAverage, compare, digits, image_folder, load_model,
                      StopAtNaN, plot_history, save_model, scratch_learner, submission, tiny_imagenet, transfer_learner, try_backbones)
 from cnnfast.core.devices import autocast_depth, free_memory
 from cnnfast.data import store
-from cnnfast.data.pictures import Picture
+from cnnfast.data.pictures import OpenPicture, Picture
 from cnnfast.evaluation.intervals import metric_intervals
 from cnnfast.saving.folder import _hash
 from cnnfast.study import report as report_module, run as run_module
@@ -26,6 +26,7 @@ from cnnfast.study.comparison import Comparison
 from cnnfast.study.conclusion import conclusion
 from cnnfast.study.pipeline import default_models
 from cnnfast.study.run import run_recipe
+from cnnfast.training import callbacks
 from cnnfast.training.checkpoints import pictures_checksum
 from cnnfast.training.states import read_state, write_state
 
@@ -41,10 +42,11 @@ def fake_run(title, seed, right_on_valid, right_on_test, n=100):
         preds = np.where(np.arange(n) < right, targs, 1-targs)
         return Evaluation(np.eye(2)[preds], targs, ['a', 'b'], title, split)
     test,valid = evaluation('test', right_on_test),evaluation('valid', right_on_valid)
-    row = dict(model=title, seed=seed, epochs=1, valid_accuracy=valid.metrics['accuracy'], **test.metrics, parameters=1, train_seconds=1.,
-               pictures_per_second=1., peak_memory_mb=1.)
+    row = dict(model=title, seed=seed, epochs=1, size=8, valid_accuracy=valid.metrics['accuracy'], **test.metrics, parameters=1,
+               train_seconds=1., pictures_per_second=1., peak_memory_mb=1.)
     history = pd.DataFrame(dict(epoch=[0], train_accuracy=[0.9], valid_accuracy=[right_on_valid/n]))
-    return SimpleNamespace(title=title, seed=seed, evaluation=test, valid=valid, row=row, recipe=Recipe('cnn'), history=history)
+    return SimpleNamespace(title=title, seed=seed, evaluation=test, valid=valid, row=row, recipe=Recipe('cnn'), history=history,
+                           folds=None, times=f'seed {seed}')
 
 def test_winner_is_chosen_on_valid():
     "The one that is best on valid, over seeds, though another is ahead on test; and that is said"
@@ -268,7 +270,7 @@ class Watches(HookCallback):
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), MemoryError('full'), FloatingPointError('nan')], ids=['interrupt', 'memory', 'nan'])
 def test_nothing_stays_behind(event, error, more, monkeypatch):
     set_limits = []
-    monkeypatch.setattr(KeepMemory, '_set', lambda self, *args: set_limits.append(args))
+    monkeypatch.setattr(callbacks, '_limits', lambda libc, *args: set_limits.append(args))
     learn = scratch_learner(digits().dataloaders(bs=64, mix='cutmix'), 'cnn', amp=True, seed=0, cbs=[more(), Fails(event, error)])
     loss,depth,cudnn = learn.loss_func,autocast_depth(),torch.backends.cudnn
     flags = cudnn.deterministic,cudnn.benchmark
@@ -346,7 +348,7 @@ def test_limits_of_containers(version, tmp_path, monkeypatch):
     assert free_memory(tmp_path/'cgroup', own) == 220*2**20
     monkeypatch.setattr(store, 'free_memory', partial(free_memory, tmp_path/'cgroup', own))
     assert store.memory_budget() == 110*2**20
-    assert not store.goes_in_memory(SimpleNamespace(items=range(1000), n_in=3, size=224, name='photos'))
+    assert not store.goes_in_memory(SimpleNamespace(items=range(1000), n_in=3, keeper=OpenPicture(224), name='photos'))
 
 # 14. Lazy data
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from conftest import ROOT
+from conftest import ROOT, make_photographs
 from cnnfast.cli.main import _parser
 
 README,BENCHMARKS = [(ROOT/o).read_text(encoding='utf-8') for o in ('README.md', 'benchmarks/README.md')]
@@ -56,6 +56,7 @@ def ran(tmp_path_factory):
         exec('from cnnfast import *', names)
         data,trial = names['digits'](),names['try_backbones']
         Path('pictures').mkdir()
+        make_photographs(Path('photos'))
         for i in data.splits['test'][:5]: Image.fromarray(np.asarray(data.items[i].array)).save(f'pictures/{i}.png')
         save_run(run_recipe(Recipe('fast_cnn', epochs=1), data.dataloaders(bs=64)), 'cnnfast-digits/fast_cnn/seed-0', data)
         def random_weights(data, *args, **kwargs):
@@ -110,7 +111,7 @@ def test_command_parses(words, capsys):
     except SystemExit as e:
         assert e.code == 0 and words[-1] in ('--help', '--version'), capsys.readouterr().err
         return
-    from cnnfast.data.augmentation import AUGMENTATIONS
+    from cnnfast.data.photographs import AUGMENTATIONS
     from cnnfast.data.selection import BALANCE
     from cnnfast.study.recipe import as_recipe
     for o in (getattr(args, 'models', None) or '').split(',') if args.command == 'run' else []: o and as_recipe(o)

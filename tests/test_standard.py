@@ -61,7 +61,7 @@ def test_real_cifar10():
     data = cifar10(CIFAR)
     assert data.vocab == 'airplane automobile bird cat deer dog frog horse ship truck'.split()
     assert (data.counts.values == [4500, 500, 1000]).all() and data.counts.shape == (10, 3)
-    pics,_,bad = data.decoded()
+    pics,_,bad,_ = data.decoded()
     assert pics.shape == (60_000, 3, 32, 32) and not bad
     with tarfile.open(CIFAR) as t: # a picture of the archive is the picture of the array
         m = next(m for m in t if m.isfile() and m.name.endswith('.jpg'))
@@ -193,7 +193,7 @@ def test_real_tiny_imagenet():
     assert len(data.vocab) == 200 and data.vocab[:3] == ['goldfish', 'European fire salamander', 'bullfrog'] and data.vocab[-1] == 'acorn'
     assert (data.counts.values == [180, 20, 50]).all() and len(data.unlabelled) == 200
     start = time.perf_counter()
-    pics,_,bad = data.decoded()
+    pics,_,bad,_ = data.decoded()
     decoding = time.perf_counter()-start
     assert pics.shape == (50_000, 3, 64, 64) and not bad
     i = [o.name for o in data.items].index('val_0.JPEG')

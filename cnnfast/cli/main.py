@@ -92,11 +92,15 @@ def _training_options(p):
     "How `cnnfast run` trains"
     add = p.add_argument
     add('--models', help='names, separated by commas (see `cnnfast models`); by default ann,cnn,fast_cnn,tiny_resnet '
-        '(without tiny_resnet for tiny_imagenet, which it was pretrained on)')
+        '(without tiny_resnet for tiny_imagenet, which it was pretrained on); for photographs fast_cnn, '
+        'a probe of tf_efficientnet_lite0, and the whole of it')
     add('--allow-seen', action='store_true', help='compare pretrained models that have seen these pictures in pretraining, too, and say so')
     add('--epochs', type=int,
         help='passes over the training pictures; by default 10, more for small data sets, a third of it for pretrained ones')
     add('--seeds', type=int, help='how often to train each model, with another seed each time; by default 3 for small data sets, else 1')
+    add('--minutes', type=float, help='the best model of photographs that so many minutes can give: '
+        'plans models, sizes and epochs by itself')
+    add('--folds', type=int, help='cross-validate with so many folds instead of one split: for few pictures')
     add('--seed', type=int, default=0, help='the first seed; by default 0')
     add('--bs', type=int, help='batch size')
     add('--lr', type=float, help='maximum learning rate; by default what suits each model')
@@ -114,7 +118,8 @@ def _run_options(p):
     add('data', nargs='?', default='digits', metavar='DATA', help='a data set (see `cnnfast datasets`), or a folder, an archive or '
         'a csv file of your own pictures; by default digits, which needs no download')
     _path_option(p, 'where the data set lies on disk: a folder, an archive, or the archives that are its parts')
-    add('--size', type=int, help='pixels a side; by default those of the data set, 64 for your own pictures')
+    add('--size', type=int, help='pixels a side, for all models; by default those of the data set, '
+        'and for your own photographs what suits each model')
     add('--resize', help='crop, pad or squish, for your own pictures of other shapes')
     add('--classes', help='only these classes: how many, or names separated by commas')
     add('--per-class', type=int, help='at most so many training pictures of each class')
@@ -141,7 +146,7 @@ def _weights(pairs):
     return dict(o.split('=', 1) for o in pairs)
 
 def _positive(args):
-    for k in ('epochs', 'seeds', 'bs', 'size', 'per_class', 'patience', 'lr', 'memory'):
+    for k in ('minutes', 'epochs', 'seeds', 'folds', 'bs', 'size', 'per_class', 'patience', 'lr', 'memory'):
         if (v := getattr(args, k)) is not None and v <= 0: raise ValueError(f'--{k.replace("_", "-")} {v}: give a number above 0')
 
 def _classes(text): # '10' or 'cat,dog'
@@ -159,22 +164,47 @@ def _data_of(args):
     data = load_data(args.data, _one(args.path), seed=args.split_seed, **{k:v for k,v in own.items() if v is not None})
     if known and args.size: data = data.new(size=args.size)
     if args.classes or args.per_class: data = data.subset(_classes(args.classes), args.per_class)
-    if not known and len(data) <= 100_000: data.check(budget=args.memory) # warns of leaks
+    if not known and not args.minutes and len(data) <= 100_000: data.check(budget=args.memory) # warns of leaks
     if args.balance: data = data.balance(args.balance, valid=args.balance_valid)
     if args.augment: data.augmentations(args.augment) # an unknown level shows now
     return data
+
+# %% ../../nbs/cli/00_main.ipynb #42818de4
+_PLANNED = ('models', 'epochs', 'seeds', 'folds', 'bs', 'lr', 'patience', 'weights', 'no_pretrained', 'autoencoder') # by `fit` itself
+
+def _check_planned(args):
+    if args.minutes and (more := [o for o in _PLANNED if getattr(args, o)]):
+        raise ValueError(f'--minutes plans the training by itself: leave out --{more[0].replace("_", "-")}')
+
+def _minutes_left(args):
+    "Of those that were asked for: the process has spent some on imports and on finding the pictures"
+    import psutil, time
+    return args.minutes - (time.time()-psutil.Process().create_time())/60
+
+def _trained(args, data, models, weights, out):
+    "What `cnnfast run` is about: models that are trained, compared, and written to `out`"
+    from cnnfast.study.budget import fit
+    from cnnfast.study.pipeline import compare
+    from cnnfast.study.recipe import default_seeds
+    kwargs = dict(out=out, resume=args.resume, budget=args.memory, device=args.device)
+    if args.augment: kwargs['augment'] = args.augment
+    if args.minutes: return fit(data, max(_minutes_left(args), 0.001), seed=args.seed, **kwargs)
+    n = args.seeds or default_seeds(data)
+    return compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, weights=weights,
+                   pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, folds=args.folds,
+                   autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
 
 # %% ../../nbs/cli/00_main.ipynb #e490d3bf
 @_command(_run_options, 'train models on a data set and write a report', 'Train models on the same data, compare them on the test split, '
           'and write a folder with report.html, results.csv and the weights.')
 def _run(args):
     _positive(args)
+    _check_planned(args)
     weights = _weights(args.weights)
     if args.device: _check_device(args.device)
     if not args.resume: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it (--resume)')
     _import_all()
-    from cnnfast.study.pipeline import compare
-    from cnnfast.study.recipe import as_recipe, default_seeds
+    from cnnfast.study.recipe import as_recipe
     from cnnfast.study.slides import check_slides
     if args.slides: check_slides()
     models = None if args.models is None else [o.strip() for o in args.models.split(',') if o.strip()]
@@ -183,11 +213,7 @@ def _run(args):
     print(data, flush=True)
     free,last = _free_name(f'cnnfast-{data.name}')
     out = Path(args.out or (args.resume and last) or free)
-    n = args.seeds or default_seeds(len(data.splits['train']))
-    kwargs = dict(augment=args.augment) if args.augment else {}
-    res = compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, out=out, resume=args.resume,
-                  weights=weights, pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, budget=args.memory,
-                  device=args.device, autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
+    res = _trained(args, data, models, weights, out)
     if args.slides: res.slides(out/'report.pptx')
     written = f'The report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else '')
     print(f'\n{res.show_table().to_string()}\n\n{written}')
@@ -294,7 +320,8 @@ def _datasets(args):
 
 @_command(_filter_option, 'list the models', "cnnfast's own models, and timm's architectures.")
 def _models(args):
-    from cnnfast.models.pretrained import model_names, tiny_resnet
+    from cnnfast.models.shipped import tiny_resnet
+    from cnnfast.models.pretrained import model_names
     from cnnfast.models.scratch import MODELS
     from cnnfast.study.recipe import VARIANTS
     names = model_names(args.filter)

@@ -11,7 +11,7 @@ __all__ = ['ImageData', 'digits']
 import inspect, numbers, textwrap, warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
-from .pictures import FilePaths, ItemLabel, OpenPicture, Picture, RESIZE
+from .pictures import FilePaths, ItemLabel, OpenPicture, OpenSquished, Picture, RESIZE
 from .splits import fill_splits
 
 # %% ../../nbs/data/03_dataset.ipynb #ae40150f
@@ -60,13 +60,18 @@ class ImageData:
         unlabelled=(), # Items of a test set without labels
         weighted:bool=False, # Draw training batches in which every class is equally likely?
         balanced:str='', # What was done for the balance of the classes, in words
+        kept:tuple=None, # Height, width of photographs as they are kept (`kept_shape`) to cut pieces from; None: as models take them
+        groups=None, # Source of each item, (N,), as text: pictures of one source stay in one split, and in one fold
+        own_test:bool=False, # Did the test split come with the data, rather than being cut from it by chance?
+        one_size:bool=False, # Do all models get pictures of `size`, instead of what suits each? Said where a size was asked for
         source:str=None, # The published data set that the pictures are from; by default 'imagenet' where classes are WordNet ids
     ):
         if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
         if not (isinstance(size, numbers.Integral) and size > 0): raise ValueError(f'size={size!r} is no number of pixels: give 1 or more')
         if n_in not in (1, 3): raise ValueError(f'n_in={n_in!r}: pictures have 1 channel (grey) or 3 (colour)')
         if len(items) and isinstance(items[0], (str, Path)) and not isinstance(items, FilePaths): items = FilePaths(list(map(str, items)))
-        store_attr(but='targs,splits,path,vocab,get_y')
+        store_attr(but='targs,splits,path,vocab,get_y,groups')
+        self.groups = None if groups is None else np.asarray(groups)
         self.targs,self.path,self.vocab = np.asarray(targs, dtype=np.int64),Path(path),list(vocab)
         self.splits = {k:np.asarray(splits[k], dtype=np.int64) for k in ('train', 'valid', 'test') if k in splits}
         self.get_y = get_y or ItemLabel(items, self.targs, self.vocab)
@@ -126,6 +131,11 @@ def opener(self:ImageData) -> OpenPicture: # Gives PIL images of `size`×`size` 
     "What opens an item"
     return OpenPicture(self.size, self.n_in, self.resize)
 
+@patch(as_prop=True)
+def keeper(self:ImageData) -> OpenPicture: # Gives PIL images of the shape in which pictures are kept
+    "What opens an item that is to be kept"
+    return self.opener if self.kept is None else OpenSquished(self.kept, self.n_in, self.resize)
+
 # %% ../../nbs/data/03_dataset.ipynb #cf205748
 @patch
 def show(self:ImageData,
@@ -163,6 +173,7 @@ def new(self:ImageData, **kwargs):
     "A copy with other arguments"
     old = {k:getattr(self, k) for k in inspect.signature(ImageData.__init__).parameters if k != 'self'}
     if isinstance(self.get_y, ItemLabel) or {'items', 'targs', 'vocab'} & set(kwargs): old['get_y'] = None
+    if 'size' in kwargs: old['one_size'] = True
     res = ImageData(**{**old, **kwargs})
     res.left_out = dict(self.left_out)
     if 'items' not in kwargs and {'targs', 'vocab'} & set(kwargs) and isinstance(self.items[0], Picture):

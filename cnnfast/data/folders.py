@@ -12,7 +12,7 @@ import os, stat, sys, unicodedata, warnings
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from .download import unpack_archives
-from .pictures import FilePaths, FolderLabel, RESIZE, picture_sizes, shared_size
+from .pictures import FilePaths, FolderLabel, PICTURE_ENDINGS, RESIZE, kept_shape, picture_sizes, shared_size
 from .splits import fill_splits
 from .dataset import ImageData
 
@@ -36,7 +36,7 @@ SPLIT_NAMES = dict(train='train', valid='valid', val='valid', test='test') # Nam
 
 def visible_entries(path): return [o for o in Path(path).iterdir() if not o.name.startswith(('.', '__MACOSX'))]
 
-def _holds_pictures(path): return any(o.suffix.lower() in image_extensions for o in Path(path).iterdir())
+def _holds_pictures(path): return any(o.suffix.lower() in PICTURE_ENDINGS for o in Path(path).iterdir())
 
 def local_folder(
     path, # A folder, an archive of one, or a list of archives that are its parts
@@ -64,7 +64,7 @@ def _kind(e):
 
 def scan_pictures(
     root, # A folder
-    exts=tuple(image_extensions), # What names of pictures end in, in lower case
+    exts=PICTURE_ENDINGS, # What names of pictures end in, in lower case
 ): # Pictures [(path, size, mtime), …], sorted, and the paths of all other files and of links that were not followed
     "Every picture below `root`, and every other file"
     pics,other,stack,seen = [],[],[str(root)],{os.path.realpath(root)}
@@ -102,8 +102,8 @@ def check_class_names(
                          'rename them, or merge their pictures')
 
 # %% ../../nbs/data/05_folders.ipynb #f856b11f
-def _size(name, items, size, resize):
-    "Pixels a side: `size`, or what all pictures share; says how they come to it where it is not their own"
+def _sizes(name, items, size, resize):
+    "Pixels a side, `size` or what suits the pictures, and the shape in which they are kept; says so where it is not their own"
     if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
     sizes = picture_sizes(items)
     size,wh = size or shared_size(sizes),sizes[['width', 'height']].drop_duplicates()
@@ -111,7 +111,7 @@ def _size(name, items, size, resize):
         others = ' and other sizes' if len(wh) > 1 else ' pixels'
         print(f"{name}: pictures of {wh.width.iloc[0]}×{wh.height.iloc[0]}{others} are brought to {size}×{size} "
               f"by resize={resize!r} ({RESIZE[resize]}).")
-    return size
+    return size,kept_shape(sizes, size)
 
 # %% ../../nbs/data/05_folders.ipynb #d7b51198
 def _split_dirs(path):
@@ -164,7 +164,7 @@ def from_folders(
     valid_pct:float=0.2, # Share of the pictures for validation, where no `valid/` is given
     test_pct:float=0.1, # Share of the pictures for test, where no `test/` is given
     seed:int=42, # Of the split
-    size:int=None, # Pixels a side; None: the pictures' own size where they share one, else 64
+    size:int=None, # Pixels a side; None: the size they share, else that of most, at most 224
     group=None, # Called with the path of a picture, names its source; pictures of one source stay in one split
     resize:str='crop', # How pictures of other shapes get there: a key of `RESIZE`
     deep:int=0, # Folders between a split and its class folders
@@ -185,7 +185,9 @@ def from_folders(
     groups = None if group is None else [str(group(Path(o))) for o in files]
     items = FilePaths(files)
     splits = fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, groups)
-    return ImageData(name, items, targs, splits, vocab, _size(name, items, size, resize), path=path, resize=resize,
+    one_size,(size,kept) = size is not None,_sizes(name, items, size, resize)
+    return ImageData(name, items, targs, splits, vocab, size, path=path, resize=resize, kept=kept, one_size=one_size,
+                     groups=groups, own_test='test' in roots and not len(unlabelled),
                      get_y=FolderLabel(path, level), stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), **kwargs)
 
 # %% ../../nbs/data/05_folders.ipynb #a31e0cbd
@@ -193,7 +195,7 @@ def image_folder(
     path, # A folder, an archive of one, or a list of archives that are its parts
     valid_pct:float=0.2, # Share of the pictures for validation, where no `valid/` is given
     test_pct:float=0.1, # Share of the pictures for test, where no `test/` is given
-    size:int=None, # Pixels a side; None: the pictures' own size where they share one, else 64
+    size:int=None, # Pixels a side; None: the size they share, else that of most, at most 224
     resize:str='crop', # How pictures of other shapes get there: a key of `RESIZE`
     n_in:int=3, # Channels: 3 for colour, 1 for grey
     flip:bool=True, # May pictures be mirrored in training?
@@ -279,7 +281,7 @@ def image_table(
     suff:str='', # What file names lack: '.jpg', say
     valid_pct:float=0.2, # Share of the pictures for validation, where no split is given
     test_pct:float=0.1, # Share of the pictures for test, where no split is given
-    size:int=None, # Pixels a side; None: the pictures' own size where they share one, else 64
+    size:int=None, # Pixels a side; None: the size they share, else that of most, at most 224
     resize:str='crop', # How pictures of other shapes get there: a key of `RESIZE`
     n_in:int=3, # Channels: 3 for colour, 1 for grey
     flip:bool=True, # May pictures be mirrored in training?
@@ -302,5 +304,7 @@ def image_table(
     splits = fill_splits(splits, targs, vocab, valid_pct, test_pct, seed, t.group.values if group_col is not None else None)
     items = FilePaths(t.file.values)
     name = name or (root.resolve().name if isinstance(df, pd.DataFrame) else Path(df).stem)
-    size = _size(name, items, size, resize)
-    return ImageData(name, items, targs, splits, vocab, size, n_in, resize, flip, path=root, stamps=stamps, unlabelled=unlabelled)
+    one_size,(size,kept) = size is not None,_sizes(name, items, size, resize)
+    return ImageData(name, items, targs, splits, vocab, size, n_in, resize, flip, path=root, stamps=stamps,
+                     unlabelled=unlabelled, kept=kept, one_size=one_size,
+                     groups=t.group.values if group_col is not None else None, own_test=split_col is not None and (t.split == 'test').any())

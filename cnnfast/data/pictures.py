@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/data/pictures.html.md"""
 __all__ = ['RESIZE', 'open_picture', 'Picture']
 
 # %% ../../nbs/data/01_pictures.ipynb #273d4f6a
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from dataclasses import dataclass
 from fastai.vision.all import *
 
@@ -22,10 +22,34 @@ def _to_mode(im, mode):
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im if im.mode == mode else im.convert(mode)
 
+# %% ../../nbs/data/01_pictures.ipynb #fcbcf2ce
+PLUGINS = {'.heic':'pillow-heif', '.heif':'pillow-heif', '.avif':'pillow>=11.3'} # what names of pictures end in -> what reads them
+PICTURE_ENDINGS = tuple(sorted({*image_extensions, *PLUGINS})) # in lower case
+
+try: import pillow_heif
+except ImportError: pass
+else: pillow_heif.register_heif_opener()
+
 # %% ../../nbs/data/01_pictures.ipynb #d5e47348
 RESIZE = dict(crop='the shorter side is scaled to fit, the longer cut at both ends',
               pad='the longer side is scaled to fit, the rest is black',
               squish='both sides are scaled, the aspect ratio changes')
+
+def _open(o):
+    "What PIL makes of the file `o`; where a plugin is missing, it is named"
+    try: return Image.open(o)
+    except UnidentifiedImageError:
+        if not isinstance(o, (str, Path)) or (plugin := PLUGINS.get(Path(o).suffix.lower())) is None: raise
+        raise UnidentifiedImageError(f'{Path(o).suffix[1:].upper()} needs a plugin: pip install {plugin}') from None
+
+def _upright(o, least, n_in):
+    "The picture `o`, upright, as 8-bit grey or colour; a JPEG decoded at a half, quarter, … where both its sides keep `least` pixels"
+    im = o if isinstance(o, Image.Image) else _open(o)
+    try:
+        if least and im.format == 'JPEG': im.draft(None, (least, least))
+        return _to_mode(ImageOps.exif_transpose(im), {1:'L', 3:'RGB'}[n_in])
+    finally:
+        if im is not o: im.close()
 
 def _fit(im, size, resize):
     "`im` brought to `size`×`size` in the way that `resize` names (a key of `RESIZE`)"
@@ -44,13 +68,8 @@ def open_picture(
     if isinstance(o, bytes): o = io.BytesIO(o)
     if isinstance(o, Tensor): o = o.permute(1, 2, 0).squeeze(-1).byte().cpu().numpy()
     if isinstance(o, np.ndarray) and o.dtype != np.uint8: raise ValueError(f'an array of {o.dtype} is no picture: give uint8, 0 to 255')
-    if isinstance(o, np.ndarray): im = Image.fromarray(o.squeeze(-1) if o.ndim == 3 and o.shape[-1] == 1 else o)
-    else: im = o if isinstance(o, Image.Image) else Image.open(o)
-    try:
-        if size and im.format == 'JPEG': im.draft(None, (size, size)) # large photographs: decode at half, quarter, … scale
-        return _fit(_to_mode(ImageOps.exif_transpose(im), {1:'L', 3:'RGB'}[n_in]), size, resize)
-    finally:
-        if im is not o: im.close()
+    if isinstance(o, np.ndarray): o = Image.fromarray(o.squeeze(-1) if o.ndim == 3 and o.shape[-1] == 1 else o)
+    return _fit(_upright(o, size, n_in), size, resize)
 
 # %% ../../nbs/data/01_pictures.ipynb #2996bda9
 @dataclass(slots=True)
@@ -84,9 +103,31 @@ class OpenPicture(Transform):
     "Opens a path, `Picture`, array, … as a fastai `PILImage` (`PILImageBW` where `n_in` is 1)"
     input_types = (Path, str, bytes, Picture, np.ndarray, Tensor, Image.Image)
     def __init__(self, size=None, n_in=3, resize='crop'): store_attr()
+    @property
+    def shape(self): return (self.size, self.size) # height, width
     def encodes(self, o):
         im = open_picture(o.array if isinstance(o, Picture) else o, self.size, self.n_in, self.resize)
         return (PILImage if self.n_in == 3 else PILImageBW)(im)
+    def with_ratio(self, o): return self.encodes(o),1. # and the aspect ratio of what is in it
+
+# %% ../../nbs/data/01_pictures.ipynb #56d21c6a
+LONGEST = 2 # Times the shorter side: of what is longer, the ends are cut
+
+class OpenSquished(OpenPicture):
+    "As `OpenPicture`, squished to `shape`"
+    def __init__(self, shape, n_in=3, resize='crop'):
+        super().__init__(min(shape), n_in, resize)
+        self._shape = tuple(shape)
+    @property
+    def shape(self): return self._shape
+    def with_ratio(self, o):
+        o = open_picture(o.array if isinstance(o, Picture) else o, n_in=self.n_in) if not isinstance(o, Path) else o
+        im = _upright(o, max(self.shape), self.n_in)
+        if self.resize == 'crop' and max(im.size) > LONGEST*min(im.size):
+            side = LONGEST*min(im.size)
+            im = ImageOps.fit(im, (min(im.width, side), min(im.height, side)))
+        return im.resize(self.shape[::-1], Image.BILINEAR),im.width/im.height
+    def encodes(self, o): return (PILImage if self.n_in == 3 else PILImageBW)(self.with_ratio(o)[0])
 
 # %% ../../nbs/data/01_pictures.ipynb #b7910439
 class FolderLabel(Transform):
@@ -129,10 +170,23 @@ def picture_sizes(
     return pd.DataFrame(rows, columns=['item', 'width', 'height', 'mode']).set_index('item')
 
 # %% ../../nbs/data/01_pictures.ipynb #6c12d749
+PHOTO_SIZE = 224 # pixels a side
+
 def shared_size(
     sizes, # As `picture_sizes` gives them
-    default:int=64, # The answer where they differ, or are larger than 256 pixels
 ) -> int: # Pixels a side
-    "The size that all pictures share, if they do"
+    "The size that all pictures share, as squares of 256 pixels at most; else the median of their shorter sides, at most `PHOTO_SIZE`"
     wh = sizes[['width', 'height']].drop_duplicates().values.tolist()
-    return wh[0][0] if len(wh) == 1 and wh[0][0] == wh[0][1] <= 256 else default
+    if len(wh) == 1 and wh[0][0] == wh[0][1] <= 256: return wh[0][0]
+    return int(min(PHOTO_SIZE, sizes[['width', 'height']].min(axis=1).median())) if len(sizes) else 64
+
+def kept_shape(
+    sizes, # As `picture_sizes` gives them
+    size:int, # Pixels a side that models take
+) -> tuple: # Height, width; None where pictures are kept as models take them
+    "The shape in which photographs are kept, to cut pieces from: of the median aspect ratio, and 1.15 times as large as `size`"
+    if size < 96 or not len(sizes): return None
+    ratio = float(np.clip((sizes.width/sizes.height).median(), 1/LONGEST, LONGEST))
+    short = min(8*round(1.15*size/8), int(sizes[['width', 'height']].min(axis=1).median()))
+    h,w = max(1, 1/ratio),max(1, ratio)
+    return int(8*round(short*h/8)) if h > 1 else short,int(8*round(short*w/8)) if w > 1 else short

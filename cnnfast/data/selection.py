@@ -40,7 +40,7 @@ def take(self:ImageData,
     where[positions] = np.arange(len(positions))
     splits = {k:w[w >= 0] for k,v in self.splits.items() for w in [where[v]]}
     mine = dict(items=take_items(self.items, positions), targs=self.targs[positions], splits=splits,
-                stamps=None if self.stamps is None else self.stamps[positions])
+                **{k:None if getattr(self, k) is None else getattr(self, k)[positions] for k in ('stamps', 'groups')})
     if not isinstance(self.get_y, ItemLabel): mine['get_y'] = self.get_y # a class keeps its name
     return self.new(**{**mine, **kwargs})
 
@@ -130,6 +130,32 @@ def balance(self:ImageData,
     which = ('train', 'valid') if valid else ('train',)
     splits = {k:_resampled(v, self.targs, how, rng) if k in which else v for k,v in self.splits.items()}
     return self.new(splits=splits, **_named(self, how, f"{' and '.join(which)} {how}d"))
+
+# %% ../../nbs/data/04_selection.ipynb #b82ff5b4
+def _check_folds(data, k, pos, n_train):
+    if not (isinstance(k, numbers.Integral) and k >= 2): raise ValueError(f'folds={k!r}: give 2 or more')
+    if len(pos) < n_train:
+        raise ValueError(f'{data.name} has pictures more than once, which would stand in several folds: '
+                         "give the data as it is, or balance('weighted')")
+    what = 'pictures' if data.groups is None else 'sources'
+    each = pd.DataFrame(dict(c=data.targs[pos], g=pos if data.groups is None else data.groups[pos])).drop_duplicates().c.value_counts()
+    if few := [f'{data.vocab[c]} ({n})' for c,n in each.items() if n < k]:
+        raise ValueError(f'Too few {what} for {k} folds: {shortlist(few)}: take fewer folds, add pictures, or remove the class')
+
+@patch
+def folds(self:ImageData,
+    k:int=5, # How many
+    seed:int=42, # Of the division
+) -> list: # `k` data sets
+    "The data set once for each fold, which is its `valid`; `train` is the rest"
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    test = {'test':self.splits['test']} if self.own_test and 'test' in self.splits else {}
+    parts = [v for s,v in self.splits.items() if s not in test]
+    pos = np.unique(np.concatenate(parts))
+    _check_folds(self, k, pos, sum(map(len, parts)))
+    kind = StratifiedKFold if self.groups is None else StratifiedGroupKFold
+    cut = kind(k, shuffle=True, random_state=seed).split(pos, self.targs[pos], None if self.groups is None else self.groups[pos])
+    return [self.new(splits=dict(train=pos[a], valid=pos[b], **test)) for a,b in cut]
 
 # %% ../../nbs/data/04_selection.ipynb #a92e476d
 @patch

@@ -55,7 +55,7 @@ def _from_pickles(name, path, files, labels, vocab, valid_pct, seed):
     n = len(targs) - len(batches[-1][labels])
     splits = fill_splits(dict(train=np.arange(n), test=np.arange(n, len(targs))), targs, vocab, valid_pct, None, seed)
     items = [Picture(p, vocab[t]) for p,t in zip(pics, targs)]
-    return ImageData(name, items, targs, splits, vocab, size=32, path=path)
+    return ImageData(name, items, targs, splits, vocab, size=32, path=path, own_test=True)
 
 # %% ../../nbs/data/06_standard_sets.ipynb #1b6611f9
 def cifar10(
@@ -172,7 +172,7 @@ def tiny_imagenet(
     splits = fill_splits(dict(train=np.arange(n), test=np.arange(n, len(files))), targs, vocab, valid_pct, None, seed)
     unlabelled = [o[0] for o in scan_pictures(root/'test')[0]] if (root/'test').is_dir() else []
     data = ImageData('tiny_imagenet', FilePaths(files), targs, splits, vocab, size=64, path=root,
-                     stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), source='tiny_imagenet')
+                     stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), source='tiny_imagenet', own_test=True)
     if classes is None: return data
     if not isinstance(classes, int): classes = [dict(zip(wnids, vocab)).get(o, o) for o in listify(classes)]
     return data.subset(classes)

@@ -14,23 +14,32 @@ from fastai.vision.all import *
 from ..core.text import with_progress
 from ..core.disk import cnnfast_home, is_full, make_folder
 from ..core.devices import free_memory, free_on
-from .pictures import OpenPicture, Picture
+from .pictures import OpenPicture, OpenSquished, Picture
 from .dataset import ImageData
 
 # %% ../../nbs/data/07_store.ipynb #7d5ab272
 def _is_ready(o, opener):
     "Is `o` an array of the size and channels that `opener` would give it?"
-    return isinstance(o, Picture) and o.array.dtype == np.uint8 and o.array.shape == (opener.size,)*2 + ((3,) if opener.n_in == 3 else ())
+    return isinstance(o, Picture) and o.array.dtype == np.uint8 and o.array.shape == opener.shape + ((3,) if opener.n_in == 3 else ())
+
+def _blank(n, opener):
+    "Room for `n` pictures (n,C,H,W); of photographs the channels of a pixel lie side by side, so that pieces are cut fast"
+    if not isinstance(opener, OpenSquished): return np.zeros((n, opener.n_in, *opener.shape), dtype=np.uint8)
+    return np.zeros((n, *opener.shape, opener.n_in), dtype=np.uint8).transpose(0, 3, 1, 2)
+
+def _as_they_lie(pics, opener):
+    "Pictures (n,C,H,W) with their numbers in the order of `_blank`'s"
+    return pics if not isinstance(opener, OpenSquished) else np.ascontiguousarray(pics.transpose(0, 2, 3, 1))
 
 def _decode_chunk(items, opener):
-    "Pictures (n,C,H,W), their sums and sums of squares (n,2,C), and what could not be read {position: reason}"
-    out,bad = np.zeros((len(items), opener.n_in, opener.size, opener.size), dtype=np.uint8),{}
+    "Pictures (n,C,H,W), their sums and sums of squares (n,2,C), what could not be read {position: reason}, and aspect ratios (n,)"
+    out,bad,ratios = _blank(len(items), opener),{},np.ones(len(items), dtype=np.float32)
     for i,o in enumerate(items):
-        try: a = o.array if _is_ready(o, opener) else np.asarray(opener.encodes(o))
+        try: a,ratios[i] = (o.array, 1) if _is_ready(o, opener) else map(np.asarray, opener.with_ratio(o))
         except Exception as e: bad[i] = f'{type(e).__name__}: {e}'
         else: out[i] = a.transpose(2, 0, 1) if a.ndim == 3 else a[None]
     sums = np.stack([out.sum((2, 3), dtype=np.int64), (out.astype(np.uint16)**2).sum((2, 3), dtype=np.int64)], 1)
-    return out,sums,bad
+    return out,sums,bad,ratios
 
 # %% ../../nbs/data/07_store.ipynb #44887361
 def _executor(n_workers, nice):
@@ -44,20 +53,20 @@ def decode_pictures(
     put, # Called with each chunk of pictures (n,C,H,W), in order
     n_workers:int=None, # Default: one per core
     nice:int=0, # How much `put` goes before decoding, where both want the cores, 0 to 19 (on Linux)
-): # Sums (N,2,C) int64: of the samples and of their squares; and {position: reason} of what could not be read
+): # Sums (N,2,C) int64: of the samples and of their squares; {position: reason} of what could not be read; aspect ratios (N,)
     "Decode `items` in parallel, handing each chunk to `put`"
     n_workers = n_workers or min(16, defaults.cpus)
-    chunk = int(np.clip(2**23//(opener.n_in*opener.size**2), 1, 512)) # 8 MB at most
+    chunk = int(np.clip(2**23//(opener.n_in*math.prod(opener.shape)), 1, 512)) # 8 MB at most
     if len(items) <= chunk or _is_ready(items[0], opener): n_workers = 1
-    starts,sums,bad = range(0, len(items), chunk),[],{}
+    starts,sums,bad,ratios = range(0, len(items), chunk),[],{},[]
     with _executor(n_workers, nice) as ex:
         todo = [ex.submit(_decode_chunk, items[i:i+chunk], opener) for i in starts[:2*n_workers]]
         for k,i in enumerate(with_progress(starts, 'decoding')):
-            out,s,b = todo[k].result()
+            out,s,b,r = todo[k].result()
             todo[k] = None # frees the chunk
             if (j := k+2*n_workers) < len(starts): todo.append(ex.submit(_decode_chunk, items[starts[j]:starts[j]+chunk], opener))
-            put(out); sums.append(s); bad.update({i+p:r for p,r in b.items()})
-    return np.concatenate(sums),bad
+            put(out); sums.append(s); ratios.append(r); bad.update({i+p:why for p,why in b.items()})
+    return np.concatenate(sums),bad,np.concatenate(ratios)
 
 # %% ../../nbs/data/07_store.ipynb #c7bc3501
 def _hash(*parts):
@@ -69,7 +78,8 @@ def _hash(*parts):
 def _cache_dir(self:ImageData):
     name = re.sub('(-oversampled|-undersampled|-weighted)+$', '', self.name) # the pictures are the same
     names,name = '\n'.join(self.items.names),re.sub(r'\W', '_', name)[:60] # of a folder, whatever the data set is called
-    return cnnfast_home()/'pictures'/f'{name}-{self.size}-{_hash(names, self.size, self.n_in, self.resize)}'
+    how = (self.size, self.n_in, self.resize) if self.kept is None else (*self.kept, self.n_in, self.resize == 'crop', 'channels last')
+    return cnnfast_home()/'pictures'/f"{name}-{'x'.join(map(str, self.keeper.shape[self.kept is None:]))}-{_hash(names, *how)}"
 
 # %% ../../nbs/data/07_store.ipynb #f49529c7
 def _no_space(folder, need=None):
@@ -79,14 +89,16 @@ def _no_space(folder, need=None):
 
 def _write_cache(data, opener, folder, signature, keep):
     "Decode `data` into `folder`"
-    shape = (len(data.items) if keep else 0, data.n_in, data.size, data.size)
+    shape = _as_they_lie(_blank(1, opener), opener).shape
+    shape = (len(data.items) if keep else 0, *shape[1:])
     need = int(np.prod(shape))
     if shutil.disk_usage(folder).free < need*1.02: raise _no_space(folder.parent, need)
     try:
         with open(folder/'pictures.npy', 'wb') as f:
             np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=shape))
-            sums,bad = decode_pictures(data.items, opener, f.write if keep else noop)
+            sums,bad,ratios = decode_pictures(data.items, opener, (lambda o: f.write(_as_they_lie(o, opener))) if keep else noop)
         np.save(folder/'sums.npy', sums)
+        if data.kept is not None: np.save(folder/'ratios.npy', ratios)
         (folder/'meta.json').write_text(json.dumps(dict(signature=signature, unreadable=bad)))
     except OSError as e:
         if is_full(e): raise _no_space(folder.parent, need) from None
@@ -98,20 +110,22 @@ def _read_cache(dest, signature, keep):
     try:
         meta = json.loads((dest/'meta.json').read_text())
         pics,sums = np.load(dest/'pictures.npy', mmap_mode='c'),np.load(dest/'sums.npy')
+        ratios = np.ones(len(sums), dtype=np.float32)
+        if (dest/'ratios.npy').exists(): pics,ratios = pics.transpose(0, 3, 1, 2),np.load(dest/'ratios.npy')
     except (OSError, ValueError): return None
     if meta['signature'] != signature or (keep and len(pics) != len(sums)): return None
-    return pics,sums,{int(k):v for k,v in meta['unreadable'].items()}
+    return pics,sums,{int(k):v for k,v in meta['unreadable'].items()},ratios
 
 # %% ../../nbs/data/07_store.ipynb #c77900fe
 @patch
 def decoded(self:ImageData,
     cache:bool=True, # Keep the result on disk for the next start?
     keep:bool=True, # False: only measure and check the pictures, without keeping them
-): # Pictures (N,C,H,W) uint8, sums (N,2,C), {position: reason} of what could not be read
+): # Pictures (N,C,H,W) uint8, sums (N,2,C), {position: reason} of what could not be read, aspect ratios (N,) of what is kept squished
     "All pictures, decoded; from the cache where nothing has changed"
-    opener = self.opener
+    opener = self.keeper
     if self.stamps is None or not cache:
-        pics,n = np.empty((len(self.items) if keep else 0, self.n_in, self.size, self.size), dtype=np.uint8),0
+        pics,n = _blank(len(self.items) if keep else 0, opener),0
         def put(o):
             nonlocal n
             pics[n:n+len(o)] = o
@@ -138,8 +152,10 @@ def channel_stats(
 # %% ../../nbs/data/07_store.ipynb #d06d9f14
 class PictureStore:
     "Pictures (N,C,H,W) uint8 and class numbers (N,), held once for all loaders"
-    def __init__(self, pics, targs):
+    def __init__(self, pics, targs, ratios=None, mapped=False): # ratios: aspect ratio (N,) of each, where they are kept squished
+        self.mapped = mapped # are they more than the memory holds?
         self.pics,self.targs = torch.from_numpy(pics),torch.as_tensor(targs)
+        self.ratios = None if ratios is None else torch.as_tensor(ratios)
         self.there = {} # device -> (pics, targs)
 
     def tensors(self, device):
@@ -161,10 +177,21 @@ def goes_in_memory(
     data, # An `ImageData`
     in_memory:bool=None, # True or False: always or never; None: where the pictures fit
     budget:float=None, # GB of memory that decoded pictures may take; by default half of what is free
+    quiet:bool=False, # Say nothing?
 ) -> bool:
     "Whether to hold the decoded pictures in memory; says so where the answer may surprise"
-    need,budget = len(data.items)*data.n_in*data.size**2,memory_budget() if budget is None else budget*2**30
-    if in_memory is None and need > budget:
+    need,budget = len(data.items)*data.n_in*math.prod(data.keeper.shape),memory_budget() if budget is None else budget*2**30
+    if in_memory is None and need > budget and not quiet:
         print(f'{data.name}: {len(data.items):,} pictures would take {need/2**30:,.1f} GB in memory, '
               f'the budget is {budget/2**30:,.1f} GB: they are read from disk, batch by batch.')
     return need <= budget if in_memory is None else in_memory
+
+# %% ../../nbs/data/07_store.ipynb #ea2a7403
+def stays_on_disk(
+    data, # An `ImageData` whose pictures do not fit in memory
+) -> bool:
+    "Can the photographs of `data` be read from a decoded copy on disk?"
+    if data.kept is None or data.stamps is None: return False
+    there,need = cnnfast_home(),len(data.items)*data.n_in*math.prod(data.kept)
+    there.mkdir(parents=True, exist_ok=True)
+    return data._cache_dir().exists() or shutil.disk_usage(there).free > 1.1*need

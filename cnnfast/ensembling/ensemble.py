@@ -13,7 +13,7 @@ from dataclasses import replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist, with_progress
 from ..data.store import decode_pictures
-from ..data.loading import find_opener, find_split
+from ..data.loading import find_split, kept_pictures, split_targets
 from ..evaluation.metrics import Evaluation, MultiCrop
 from ..saving.folder import Classifier, check_fields, save_model, saved_kind, write_config
 from ..saving.prediction import as_items, check_read
@@ -73,7 +73,7 @@ def targs(self:Ensemble,
     "The class number of each picture of `split`"
     if split not in self._targs:
         dl = self.dls.loaders[find_split(self.dls, split)[1]]
-        t = dl.store.targs[dl.rows].numpy() if getattr(dl, 'store', None) is not None else np.array([int(o) for o in dl.dataset.tls[1]])
+        t = split_targets(dl)
         self._targs[split] = np.array([self.classes.index(str(o)) for o in self.dls.vocab])[t]
     return self._targs[split]
 
@@ -114,12 +114,8 @@ def ensemble(
     return res
 
 # %% ../../nbs/ensembling/02_ensemble.ipynb #cf10d3b8
-def _as_wanted(dl, c): # (N,), where the store of `dl` holds the pictures as `c` takes them
-    o = find_opener(dl)
-    return dl.rows if getattr(dl, 'store', None) is not None and (o.size, o.n_in, o.resize) == (c.size, c.channels, c.resize) else None
-
 @patch
-def _ask(self:Ensemble, m, items, dl=None, bs=256): # (N,C), seconds, {position: why a picture could not be read}
+def _ask(self:Ensemble, m, items, dl=None, bs=None): # (N,C), seconds, {position: why a picture could not be read}
     "The logarithms of what member `m` thinks of `items`, the pictures of `dl`"
     c,parts,seconds,bad = m.load(self.device),[],0.,{}
     model = MultiCrop(c.model, flip=c.flip) if self.tta else c.model
@@ -128,9 +124,9 @@ def _ask(self:Ensemble, m, items, dl=None, bs=256): # (N,C), seconds, {position:
         start = time.perf_counter()
         parts.extend(o.log_softmax(1).cpu().numpy() for o in c.outputs(pics, bs, model))
         seconds += time.perf_counter()-start
-    if dl is not None and (rows := _as_wanted(dl, c)) is not None:
-        for r in rows.split(4096): put(dl.store.pics[r].numpy())
-    else: _,bad = decode_pictures(items, c.opener, put, nice=10)
+    if dl is not None and (get := kept_pictures(dl, c.opener)) is not None:
+        for i in torch.arange(len(dl.rows)).split(256): put(get(i).numpy())
+    else: _,bad,_ = decode_pictures(items, c.opener, put, nice=10)
     logs = np.concatenate(parts)
     if n := int((~np.isfinite(logs)).any(1).sum()):
         raise ValueError(f'{m.name} puts out NaN or infinite numbers for {n:,} of {len(logs):,} pictures: leave it out, or train it again')

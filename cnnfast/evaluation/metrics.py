@@ -14,6 +14,7 @@ from ..core.text import shortlist
 from ..core.plotting import thin_labels
 from ..data.augmentation import FlipLR
 from ..data.loading import find_split
+from ..training.callbacks import reused_memory
 from .intervals import mcnemar, metric_intervals, paired_difference
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #50f8ab9b
@@ -55,7 +56,7 @@ def evaluate(
     model,flip = learn.model,any(isinstance(o, FlipLR) for o in learn.dls.after_batch.fs)
     try:
         if multi_crop: learn.model = MultiCrop(model, flip=flip)
-        with learn.no_bar(), learn.no_logging(): probs,targs = learn.get_preds(ds_idx=i)
+        with learn.no_bar(), learn.no_logging(), reused_memory(learn.dls.device): probs,targs = learn.get_preds(ds_idx=i)
     finally: learn.model = model
     history = learn.history() if hasattr(learn, 'epoch_log') else None
     res = Evaluation(probs, targs, learn.dls.vocab, getattr(learn, 'model_name', ''), split, history)
@@ -253,7 +254,10 @@ def plot_history(
         ax.set(xlabel='epoch', ylabel=title.split(',')[0], title=f'{title}, on valid' if several else title); ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if not several: ax.legend(fontsize=8)
-    if several: axs[0].set_yscale('log'); axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
+    if several:
+        axs[0].set_yscale('log')
+        for f in (axs[0].yaxis.set_major_formatter, axs[0].yaxis.set_minor_formatter): f(lambda v,_: f'{v:.2g}')
+        axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return axs
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #b4adbbb7

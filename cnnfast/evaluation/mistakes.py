@@ -12,7 +12,7 @@ from fastai.vision.all import *
 from ..core.text import did_you_mean
 from ..core.plotting import plot_tiles
 from ..data.pictures import OpenPicture
-from ..data.loading import find_opener
+from ..data.loading import find_opener, kept_pictures
 from .metrics import Evaluation
 
 # %% ../../nbs/evaluation/03_mistakes.ipynb #8767688d
@@ -46,10 +46,9 @@ def split_pictures(
     rows, # Positions in its split
 ) -> list: # PIL images, of the size that the model takes
     "The pictures at `rows`, as they lie in the data set"
-    if getattr(dl, 'store', None) is not None:
-        places = torch.as_tensor(dl.rows)[torch.as_tensor(np.asarray(rows, dtype=np.int64))]
-        return [Image.fromarray(o.permute(1, 2, 0).squeeze(-1).numpy()) for o in dl.store.pics[places]]
     opener = find_opener(dl) or OpenPicture()
+    if (get := kept_pictures(dl, opener)) is not None:
+        return [Image.fromarray(o.permute(1, 2, 0).squeeze(-1).numpy()) for o in get(torch.as_tensor(np.asarray(rows, dtype=np.int64)))]
     return [opener.encodes(dl.dataset.items[int(i)]) for i in rows]
 
 # %% ../../nbs/evaluation/03_mistakes.ipynb #6fc1c7df

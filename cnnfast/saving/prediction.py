@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist
 from ..data.pictures import FilePaths
 from ..data.store import decode_pictures
+from ..training.callbacks import reused_memory
 from .folder import Classifier, SavedModel
 
 # %% ../../nbs/saving/01_prediction.ipynb #dfa84b30
@@ -42,13 +43,13 @@ def as_items(
 @patch
 def outputs(self:SavedModel,
     pics, # Pictures (N,C,size,size) uint8
-    bs:int=256, # Pictures the model sees at once
+    bs:int=None, # Pictures the model sees at once; by default 256, and fewer of large ones
     model=None, # By default `self.model`
 ): # Yields tensors (n, …), float32, on the device
     "What the model makes of decoded pictures, batch by batch"
     model = (model or self.model).eval()
-    with torch.inference_mode():
-        for x in torch.from_numpy(pics).split(bs):
+    with torch.inference_mode(), reused_memory(self.device):
+        for x in torch.from_numpy(pics).split(bs or max(1, min(256, 2**21//self.size**2))):
             x = self.normalized(x.to(self.device)).contiguous(memory_format=torch.channels_last)
             yield model(x).float()
 
@@ -56,7 +57,7 @@ def outputs(self:SavedModel,
 @patch
 def probabilities(self:Classifier,
     pics, # Pictures (N,C,size,size) uint8
-    bs:int=256, # Pictures the model sees at once
+    bs:int=None, # Pictures the model sees at once; by default 256, and fewer of large ones
 ): # Yields arrays (n, classes)
     "What the model says of decoded pictures, batch by batch"
     for o in self.outputs(pics, bs): yield o.softmax(1).cpu().numpy()
@@ -82,7 +83,7 @@ def each(self:SavedModel,
 ): # Names of all pictures, positions of what cannot be read
     "Decode `what`, and hand on what the model says of it"
     items,names = as_items(what)
-    _,bad = decode_pictures(items, self.opener, lambda pics: [put(o) for o in answer(pics)], nice=10)
+    _,bad,_ = decode_pictures(items, self.opener, lambda pics: [put(o) for o in answer(pics)], nice=10)
     check_read(bad, names)
     return names,list(bad)
 
@@ -104,7 +105,7 @@ def _classify(self:Classifier, what, bs, put): return self.each(what, partial(se
 @patch
 def predict_proba(self:Classifier,
     what, # A file, a folder, a picture or array (uint8), or a list of them
-    bs:int=256, # Pictures the model sees at once
+    bs:int=None, # Pictures the model sees at once; by default 256, and fewer of large ones
 ) -> np.ndarray: # (N, classes); NaN for what cannot be read
     "The probability of each class for each picture"
     return joined_outputs(partial(self._classify, what, bs))
@@ -113,7 +114,7 @@ def predict_proba(self:Classifier,
 @patch
 def predict(self:Classifier,
     what, # A file, a folder, a picture or array (uint8), or a list of them
-    bs:int=256, # Pictures the model sees at once
+    bs:int=None, # Pictures the model sees at once; by default 256, and fewer of large ones
 ) -> pd.DataFrame: # One row per picture: file (or position), label, probability
     "The class of each picture, and its probability"
     best,probs = [],[]

@@ -24,6 +24,7 @@ class Comparison:
     def __init__(self, data, runs):
         store_attr()
         self._known,self.autoencoders = {},{} # `autoencoders`: name -> `Learner`, from `autoencode`
+        self.notes = [] # sentences for the report: what was planned, and what was left out
 
     @property
     def results(self) -> pd.DataFrame: return pd.DataFrame([o.row for o in self.runs])
@@ -94,6 +95,7 @@ def show_table(self:Comparison,
     return pd.DataFrame({
         **chosen, 'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
         'points behind':['', *self._behind(t.index)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),
+        **({'pixels':t['size'].map('{:.0f}'.format)} if t['size'].nunique() > 1 else {}),
         'parameters':t.parameters.map('{:,.0f}'.format), 'epochs':t.epochs.map('{:.0f}'.format),
         'training (s)':t.train_seconds.map('{:,.1f}'.format),
         'inference (pictures/s)':t.pictures_per_second.map('{:,.0f}'.format), 'memory (MB)':t.peak_memory_mb.map('{:,.0f}'.format), **seen})

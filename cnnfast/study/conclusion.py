@@ -23,10 +23,12 @@ def _chosen(c, a):
     if c.split == 'valid': return 'It was chosen as the best on them, so new pictures will be a little harder.'
     return f'It was chosen on valid, where it is the best with {a.valid_accuracy:.1%}.'
 
+def _times(c): return f'{len(folds)} folds' if (folds := c.runs[0].folds) else 'one seed'
+
 def _best(c, t):
     "Which model was chosen, how good it is, and whether another is ahead by more than chance"
     a,n_test = t.iloc[0],len(c.runs[0].evaluation.targs)
-    over = f'{n_test:,} pictures and {c.n_seeds} seeds' if c.n_seeds > 1 else f'{n_test:,} pictures, one seed'
+    over = f'{n_test:,} pictures and {c.n_seeds} seeds' if c.n_seeds > 1 else f'{n_test:,} pictures, {_times(c)}'
     txt = (f'{a.name} classifies {a.accuracy:.1%} of the {c.split} pictures correctly '
            f'(95% interval {a.low:.1%} to {a.high:.1%}, over {over}). ')
     if len(t) == 1: return txt + 'No other model was compared.' + _caveats(c)
@@ -50,6 +52,18 @@ def _extra_training(c, t):
     return (f'Training {a.name} takes {_secs(a.train_seconds)}, {a.train_seconds/b.train_seconds:.1f} times as long as {b.name} '
             f'({_secs(b.train_seconds)}). For that it is {_points(d)}: {gain}')
 
+def is_probe(c, title): return (r := c.of(title)[0].recipe).probe and not r.epochs
+
+def _fine_tuning(c, t, tuned):
+    "What fine-tuning buys over the probe that it starts from"
+    def model(o): return c.of(o)[0].recipe.model
+    probes = {model(o):o for o in tuned if is_probe(c, o)}
+    pairs = [(o, probes[model(o)]) for o in tuned if not is_probe(c, o) and model(o) in probes]
+    if not pairs: return ''
+    a,b = [t.loc[o] for o in pairs[0]]
+    return (f'Fine-tuning: {a.name} is {_points(a.accuracy-b.accuracy)} than the probe that it starts from '
+            f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} instead of {_secs(b.train_seconds)}.')
+
 def _pretraining(c, t, tuned):
     "What pretraining buys over the best model from scratch"
     pre,scratch = t[t.index.isin(tuned)],t[~t.index.isin(tuned)]
@@ -57,7 +71,8 @@ def _pretraining(c, t, tuned):
                              'name one among the models (tiny_resnet, say) to find out.')
     if not len(scratch): return 'No model was trained from scratch, so these runs do not say what the pretraining bought.'
     a,b = pre.iloc[0],scratch.iloc[0]
-    return (f'Pretraining: {a.name}, fine-tuned, is {_points(a.accuracy-b.accuracy)} than {b.name}, the best from scratch '
+    how = 'a linear classifier on frozen features' if is_probe(c, a.name) else 'fine-tuned'
+    return (f'Pretraining: {a.name}, {how}, is {_points(a.accuracy-b.accuracy)} than {b.name}, the best from scratch '
             f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} of training instead of {_secs(b.train_seconds)}.')
 
 # %% ../../nbs/study/03_conclusion.ipynb #541e3b3c
@@ -65,7 +80,9 @@ def _weakness(run):
     "Where the best model fails, and whether it has learned its training pictures by heart"
     ev,h = run.evaluation,run.history.iloc[-1]
     m = ev.confusion().values.copy(); np.fill_diagonal(m, 0)
-    txt = (f'After its last epoch {run.title} is right on {h.train_accuracy:.1%} of the (augmented) training pictures '
+    probe = run.recipe.probe and not run.recipe.epochs
+    txt = (f'{run.title if probe else f"After its last epoch {run.title}"} is right on {h.train_accuracy:.1%} '
+           f'of the {"" if probe else "(augmented) "}training pictures '
            f'and {h.valid_accuracy:.1%} of the validation pictures')
     if h.train_accuracy-h.valid_accuracy > 0.05: txt += ', a gap that more data, stronger augmentation or fewer epochs might close.'
     else: txt += ': no sign that it learned them by heart.'
@@ -82,5 +99,5 @@ def conclusion(
     "What the extra training or the pretraining bought, in words"
     t,tuned = comparison.table,[o.title for o in comparison.runs if o.recipe.transfers]
     parts = [_best(comparison, t), _extra_training(comparison, t[~t.index.isin(tuned)]), _pretraining(comparison, t, tuned),
-             _weakness(comparison.of(t.index[0])[0])]
+             _fine_tuning(comparison, t, list(dict.fromkeys(tuned))), _weakness(comparison.of(t.index[0])[0])]
     return [o for o in parts if o]

@@ -10,9 +10,10 @@ __all__ = ['VARIANTS', 'Recipe']
 # %% ../../nbs/study/00_recipe.ipynb #07ebf1d9
 from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
-from ..models.pretrained import is_timm, seen_in_pretraining
+from ..models.pretrained import is_timm, seen_in_pretraining, suited_size
 from ..training.learner import scratch_learner
 from ..training.transfer import transfer_learner
+from ..training.probe import probe_learner
 
 # %% ../../nbs/study/00_recipe.ipynb #afdd7df3
 @dataclass
@@ -26,6 +27,8 @@ class Recipe:
     pretrained:bool=True # For timm's models; False: from scratch
     patience:int=None # Epochs without improvement before training stops
     kwargs:dict=field(default_factory=dict) # For the learner and the model: `opt_func`, `widths`, …
+    size:int=None # Pixels a side of the pictures; None: what suits the model (`suited_size`)
+    probe:bool=None # Start from a probe (`fit_probe`), and with 0 epochs end there; None: for photographs
 
     @property
     def transfers(self): return is_timm(self.model) and (self.pretrained or self.weights is not None)
@@ -37,12 +40,14 @@ class Recipe:
     def learner(self, dls, seed, **kwargs) -> Learner:
         "The untrained learner"
         kwargs = {**self.kwargs, **kwargs, 'lr':self.lr, 'seed':seed, 'patience':self.patience}
+        if self.probe: return probe_learner(dls, self.model, weights=self.weights, **kwargs)
         if self.transfers: return transfer_learner(dls, self.model, weights=self.weights, **kwargs)
         return scratch_learner(dls, self.model, **kwargs)
 
     def fit(self, learn):
         "Train `learn` for `epochs` epochs"
-        if self.transfers and self.epochs > 1: learn.fine_tune(self.epochs-1, base_lr=learn.lr)
+        if self.probe: learn.fine_tune_probe(self.epochs) if self.epochs else learn.fit_probe()
+        elif self.transfers and self.epochs > 1: learn.fine_tune(self.epochs-1, base_lr=learn.lr)
         elif learn.schedule == 'linear': learn.fit_linear(self.epochs)
         else: learn.fit_one_cycle(self.epochs)
 
@@ -50,8 +55,10 @@ class Recipe:
 def default_epochs(
     n_train:int, # Training pictures
     transfers:bool=False, # Of a pretrained model?
+    probe:bool=False, # That starts from a probe?
 ) -> int:
-    "10, up to 20 where few pictures make short epochs; a third of it for a pretrained model"
+    "10, up to 20 where few pictures make short epochs; a third of it for a pretrained model; 4 to 8 for one that starts from a probe"
+    if probe: return int(np.clip(14_000//n_train, 4, 8))
     return int(np.clip(12_500//n_train, 10, 20))//(3 if transfers else 1)
 
 def default_bs(
@@ -61,10 +68,23 @@ def default_bs(
     return min(n_train, int(2**np.clip(round(math.log2(n_train/20)), 4, 9)))
 
 def default_seeds(
-    n_train:int, # Training pictures
+    data, # An `ImageData`
 ) -> int:
-    "3 for small data sets, where chance weighs more and training costs less; 1 from 10,000 training pictures on"
-    return 3 if n_train < 10_000 else 1
+    "3 for small data sets, where chance weighs more and training costs less; 1 from 10,000 training pictures on, and for photographs"
+    return 3 if len(data.splits['train']) < 10_000 and data.kept is None else 1
+
+def settled(
+    recipe, # A `Recipe`
+    data, # An `ImageData`
+    epochs:int=None, # Where the recipe says nothing
+) -> Recipe:
+    "`recipe` with what suits `data` in place of what it leaves open"
+    n_train,photos = len(data.splits['train']),data.kept is not None
+    probe = recipe.transfers and photos and 'lin_ftrs' not in recipe.kwargs if recipe.probe is None else recipe.probe
+    given = dict(size=suited_size(recipe.model, data) if photos else None, probe=probe or None,
+                 bs=min(n_train, 32 if n_train >= 1000 else 16) if probe else None,
+                 epochs=default_epochs(n_train, recipe.transfers, probe) if epochs is None else epochs)
+    return replace(recipe, **{k:v for k,v in given.items() if getattr(recipe, k) is None})
 
 # %% ../../nbs/study/00_recipe.ipynb #a4d1f4eb
 _variant = partial(Recipe, 'custom_cnn')
@@ -80,11 +100,14 @@ VARIANTS = {'relu-adam-32':_variant(bs=32, kwargs=dict(activation='relu', opt_fu
 
 # %% ../../nbs/study/00_recipe.ipynb #8adb53ba
 def as_recipe(
-    name:str, # Of a model, or a key of `VARIANTS`
+    name:str, # Of a model, a key of `VARIANTS`, `probe`, or `probe-` and the names of backbones
     **kwargs, # Arguments of `Recipe`; what is None is left as it is
 ) -> Recipe:
     "The recipe called `name`"
     kwargs = {k:v for k,v in kwargs.items() if v is not None}
+    if name == 'probe' or name.startswith('probe-'):
+        is_timm(model := name[6:] or 'tf_efficientnet_lite0')
+        return Recipe(model, **{**kwargs, 'epochs':0, 'probe':True})
     if name in VARIANTS: return replace(VARIANTS[name], **kwargs)
     is_timm(name)
     return Recipe(name, **kwargs)

@@ -103,7 +103,7 @@ def _failures(run, what):
 
 def _inside(run, what, first):
     "What the model looks at, and what its layers make of it; nothing where it has no convolution"
-    learn,ev = run.learn,run.evaluation
+    learn,ev = run.learn,run.own_evaluation
     if not has_filters(learn.model): return None
     @functools.cache
     def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
@@ -135,8 +135,7 @@ def _layers(learn):
 # %% ../../nbs/study/04_report.ipynb #28901630
 def _model_section(run, first):
     "What the page says of one model"
-    ev,r,n = run.evaluation,run.recipe,len(run.history)
-    how = f'fine-tuned from {"a checkpoint" if r.weights else "pretrained weights"}' if r.transfers else 'trained from scratch'
+    ev,n = run.evaluation,run.epochs
     what = f'{run.title} on {ev.split}'
     @functools.cache
     def areas(): return ev.roc(),ev.precision_recall()
@@ -146,7 +145,8 @@ def _model_section(run, first):
         alt = f'Confusion matrix of {what}, {"share of each actual class" if share else "number of pictures"}'
         return _drawn(alt, ev.plot_confusion, share)
     return dict(
-        title=run.title, summary=f'{how}, {run.parameters:,} parameters, {n} epoch{"s"*(n > 1)}, seed {run.seed}: {accuracy}.',
+        title=run.title, summary=f'{run.how}, {run.size}×{run.size} pixels, {run.parameters:,} parameters, '
+                                 f'{n} epoch{"s"*(n != 1)}, {run.times}: {accuracy}.',
         metrics=_part('metrics', lambda: _metrics_table(ev, *areas())),
         per_class=_part('report for each class', lambda: _class_table(ev, *areas())),
         layers=_part('layers', lambda: _table(_layers(run.learn), index=False)),
@@ -169,7 +169,7 @@ def _data_section(data):
 
 def _ensemble_section(c):
     "What the page says of all trainings as one; nothing where there is only one"
-    if len(c.runs) < 2: return None
+    if len(c.runs) < 2 or c.runs[0].folds: return None # models of all folds have no pictures in common that none has seen
     ens = c.ensemble()
     ev,best = ens.evaluate(),ens.evaluations()[ens.best]
     d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
@@ -202,11 +202,13 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
-def _footnotes(n_seeds, device):
+def _footnotes(c, device):
     "What the intervals and the memory of the table are"
     over = (f'The intervals say how far another choice of test pictures and of seeds would move the accuracy '
-            f"(Wilson's over the pictures, Student's over {n_seeds} seeds).")
-    if n_seeds == 1: over = 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.'
+            f"(Wilson's over the pictures, Student's over {c.n_seeds} seeds).")
+    if c.runs[0].folds: over = (f'{len(c.runs[0].folds)}-fold cross-validation: each picture was judged by a model that had not seen it. '
+                                'The intervals are Wilson’s, over the pictures; times and memory are of one training.')
+    elif c.n_seeds == 1: over = 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.'
     of = 'of the whole process' if is_cpu(device) else 'allocated on the device'
     memory = f'Memory is the peak {of}, data included.'
     return dict(interval=over, memory=memory)
@@ -227,8 +229,9 @@ def write_report(
     page = template.render(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
         made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {device_name(dls.device)}',
-        conclusion=_part('conclusion', conclusion, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None))),
-        bs=dls.valid.bs, **_footnotes(c.n_seeds, dls.device),
+        conclusion=_part('conclusion', conclusion, c), notes=c.notes,
+        table=_part('table', lambda: _table(c.show_table().rename_axis(None))),
+        bs=dls.valid.bs, **_footnotes(c, dls.device),
         costs=_drawn('Accuracy with its 95% interval against training time, for each model', c.plot_costs),
         curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories),
         ensemble=_part('ensemble', _ensemble_section, c),

@@ -14,8 +14,9 @@ from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, in_precision_of, leave, synchronize
+from ..data.loading import find_opener
 from ..models.scratch import n_params
-from ..training.callbacks import EpochLog
+from ..training.callbacks import EpochLog, reused_memory
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
 from ..evaluation.metrics import Evaluation, evaluate
 from ..saving.folder import as_classifier, load_model, write_model
@@ -34,7 +35,7 @@ def inference_speed(
         n,start = 0,time.perf_counter()
         while time.perf_counter()-start < seconds: model(xb); synchronize(xb.device); n += len(xb)
         return n/(time.perf_counter()-start)
-    with torch.inference_mode(), in_precision_of(learn, xb.device):
+    with torch.inference_mode(), in_precision_of(learn, xb.device), reused_memory(xb.device):
         model(xb); synchronize(xb.device)
         return float(np.median([pictures_per_second() for _ in range(times)]))
 
@@ -87,19 +88,36 @@ class Run:
     pictures_per_second:float # At inference
     peak_memory_mb:float # While training
     title:str # What tables call the model
+    folds:list=None # The runs of the folds, where this one is all of them
 
     @property
+    def own_evaluation(self): return self.folds[0].evaluation if self.folds else self.evaluation # of `learn` alone
+    @property
+    def times(self): # How often it was trained, in words
+        return f'{len(self.folds)} folds' if self.folds else f'seed {self.seed}'
+    @property
+    def how(self): # It was trained, in words
+        r = self.recipe
+        if r.probe and not r.epochs: return f'logistic regression on the features of a frozen {r.model}'
+        start = ', its head from a probe' if r.probe else ''
+        return f'fine-tuned from {"a checkpoint" if r.weights else "pretrained weights"}{start}' if r.transfers else 'trained from scratch'
+    @property
+    def epochs(self): return len(self.history) - bool(self.recipe.probe) # the first row of a probe is the probe
+    @property
+    def size(self): return find_opener(self.learn.dls.train).size # pixels a side
+    @property
     def row(self): # For the table of results
-        return dict(model=self.title, seed=self.seed, epochs=len(self.history), valid_accuracy=self.valid.metrics['accuracy'],
+        return dict(model=self.title, seed=self.seed, epochs=self.epochs, size=self.size,
+                    valid_accuracy=self.valid.metrics['accuracy'],
                     **self.evaluation.metrics, parameters=self.parameters, train_seconds=self.train_seconds,
                     pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
 
 # %% ../../nbs/study/01_run.ipynb #8cfff5c7
-def rebatched(dls, bs):
-    "`dls` in batches of `bs`"
+def rebatched(dls, bs, more=2):
+    "`dls` in batches of `bs`, valid and test in those of `more` times as many"
     n = len(dls.train_ds)
     if bs > n: raise ValueError(f'bs={bs} is no batch size for {n:,} training pictures: give 1 to {n}')
-    new = DataLoaders(*[dl.new(bs=bs if i == 0 else 2*bs) for i,dl in enumerate(dls.loaders)], path=dls.path, device=dls.device)
+    new = DataLoaders(*[dl.new(bs=bs if i == 0 else more*bs) for i,dl in enumerate(dls.loaders)], path=dls.path, device=dls.device)
     new.mix,new.unlabelled = getattr(dls, 'mix', None),getattr(dls, 'unlabelled', ())
     return new
 
@@ -118,25 +136,27 @@ def run_recipe(
     seed:int=0,
     desc:str=None, # For the progress bar
     title:str=None, # What tables call the model; by default its name
-    checkpoint:Checkpoint=None, # Saves the training as it goes, and goes on from there
+    cbs=None, # Further callbacks, like a `Checkpoint`
 ) -> Run:
     "Train `recipe` on `dls` with `seed`, evaluate it and measure what it cost"
     if isinstance(recipe, str): recipe = Recipe(recipe)
-    if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds), recipe.transfers))
-    if recipe.bs is not None: dls = rebatched(dls, recipe.bs)
+    if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds), recipe.transfers, recipe.probe))
+    if recipe.bs is not None: dls = rebatched(dls, recipe.bs, 1 if recipe.probe else 2)
     learn,title = recipe.learner(dls, seed),title or recipe.model
     learn.recorder.train_metrics,learn.metrics = True,[*learn.metrics, cross_entropy]
     clock = TrainSeconds()
     with PeakMemory(dls.device) as memory:
-        fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(checkpoint)])
+        fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(cbs)])
     both,speed = _evaluations(learn, title),inference_speed(learn)
     leave(learn)
-    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), clock.seconds, speed, memory.mb, title)
+    seconds = clock.seconds + getattr(learn, 'probe_seconds', 0.)
+    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, memory.mb, title)
 
 # %% ../../nbs/study/01_run.ipynb #6c4a25b5
 def _data_facts(data, dls):
     "What tells the pictures of one training from those of another"
-    return dict(name=data.name, classes=data.vocab, size=data.size, channels=data.n_in, pictures={k:len(v) for k,v in data.splits.items()},
+    return dict(name=data.name, classes=data.vocab, size=find_opener(dls.train).size, channels=data.n_in,
+                pictures={k:len(v) for k,v in data.splits.items()},
                 weighted=data.weighted, checksum=pictures_checksum(dls.train))
 
 def _training_facts(recipe, learn, seed, data):
@@ -168,7 +188,7 @@ def load_run(
 ) -> Run:
     "The run in `folder`, evaluated again; a `ValueError` where it was trained in another way"
     folder,model = Path(folder),load_model(folder, 'cpu').model
-    if recipe.bs is not None: dls = rebatched(dls, recipe.bs)
+    if recipe.bs is not None: dls = rebatched(dls, recipe.bs, 1 if recipe.probe else 2)
     learn,old = recipe.learner(dls, seed),json.loads((folder/'config.json').read_text())
     new = _training_facts(recipe, learn, seed, data)
     if diff := setting_differences({k:old.get(k) for k in new}, new):

@@ -84,7 +84,8 @@ def _show_overview(deck, c, says):
     data,t,shown = c.data,c.table,c.show_table()
     models = f'{len(t)} model{"s"*(len(t) > 1)}, of {t.parameters.min():,.0f} to {t.parameters.max():,.0f} parameters'
     costs = ['parameters', 'epochs', 'training (s)', 'inference (pictures/s)', 'memory (MB)']
-    deck.add(f'{len(data):,} pictures of {len(data.vocab)} classes, {data.size}×{data.size} pixels', png=figure_png(data.show, dpi=150),
+    sizes = ' and '.join(f'{o}×{o}' for o in sorted({r.size for r in c.runs}))
+    deck.add(f'{len(data):,} pictures of {len(data.vocab)} classes, {sizes} pixels', png=figure_png(data.show, dpi=150),
              alt=f'Sample training pictures of {data.name}, one class a row')
     deck.add(models, table=shown[costs])
     deck.add(_first_sentence(says[0]), table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)')
@@ -105,7 +106,8 @@ def _show_mistakes(deck, c, best):
     deck.add(f'What {best.title} is most wrong about', png=figure_png(ev.plot_pictures, 'top_losses', 12, dpi=150),
              alt=f'Pictures with the highest losses, {what}')
     if not has_filters(best.learn.model): return
-    looked = look_at(best.learn, list(ev.picked('right', 7).index), ev.split)
+    own = best.own_evaluation
+    looked = look_at(best.learn, list(own.picked('right', 7).index), own.split)
     deck.add(f'What speaks for the class, in the eyes of {best.title}',
              ['Grad-CAM: red is what speaks for the predicted class. It says where, not what.'],
              png=figure_png(plot_maps, best.learn, looked, dpi=150), alt=f'Class activation maps over pictures, {what}')

@@ -174,19 +174,38 @@ def _glibc():
     try: return ctypes.CDLL('libc.so.6') if sys.platform == 'linux' else None
     except OSError: return None
 
+_TRIM_THRESHOLD,_MMAP_THRESHOLD,_MMAP_MAX = -1,-3,-4 # malloc.h
+
+def _limits(libc, trim, mmap, n_mmap):
+    for k,v in ((_TRIM_THRESHOLD, trim), (_MMAP_THRESHOLD, mmap), (_MMAP_MAX, n_mmap)): libc.mallopt(k, v)
+
+def _keep(libc): _limits(libc, 2**31-1, 2**25, 0)
+def _give_back(libc):
+    _limits(libc, 2**26, 2**25, 2**16) # glibc's own limits after a while: 64 and 32 MB, 65,536 pieces
+    libc.malloc_trim(0)
+
 class KeepMemory(Callback):
     "Keeps freed memory for the next batch while training on the CPU, instead of returning it to the system"
     run_valid = False
-    _TRIM_THRESHOLD,_MMAP_THRESHOLD,_MMAP_MAX = -1,-3,-4 # malloc.h
     libc = None
     def before_fit(self):
         self.libc = _glibc() if is_cpu(self.dls.device) else None
-        if self.libc: self._set(2**31-1, 2**25, 0)
+        if self.libc: _keep(self.libc)
     def before_train(self):
         if self.libc: self.libc.malloc_trim(0) # other sizes of pictures leave pieces of other sizes
     def after_fit(self):
-        if self.libc: self._set(2**26, 2**25, 2**16); self.libc.malloc_trim(0)
+        if self.libc: _give_back(self.libc)
         self.libc = None # cannot be pickled
     after_error = after_fit
-    def _set(self, trim, mmap, n_mmap): # glibc's own limits after a while: 64 and 32 MB, 65,536 pieces
-        for k,v in ((self._TRIM_THRESHOLD, trim), (self._MMAP_THRESHOLD, mmap), (self._MMAP_MAX, n_mmap)): self.libc.mallopt(k, v)
+
+# %% ../../nbs/training/01_callbacks.ipynb #b0f76543
+@contextmanager
+def reused_memory(
+    device, # Where the work is done
+):
+    "As `KeepMemory`, for other work than training"
+    libc = _glibc() if is_cpu(device) else None
+    if libc: _keep(libc)
+    try: yield
+    finally:
+        if libc: _give_back(libc)

@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent
 from ..core.devices import device_random_states, set_device_random_states
+from ..data.loading import find_opener
 from ..models.scratch import n_params
 from .states import is_plain, read_state, write_state
 
@@ -80,7 +81,7 @@ def _data_settings(dls):
     dl = dls.train
     res = {'classes':list(map(str, dls.vocab)) if hasattr(dls, 'vocab') else None, 'batch size':dl.bs,
            'training pictures':len(dl.dataset), 'validation pictures':len(dls.valid.dataset)}
-    if getattr(dl, 'store', None) is not None: res['size of pictures'] = '×'.join(map(str, dl.store.pics.shape[-2:]))
+    if getattr(dl, 'store', None) is not None: res['size of pictures'] = '×'.join(map(str, find_opener(dl).shape))
     return {**res, 'pictures':pictures_checksum(dl), 'pictures of valid':pictures_checksum(dls.valid),
             'transforms':[str(o) for o in dl.after_batch.fs]}
 
