@@ -277,3 +277,36 @@ def test_beyond_memory(data):
     (no,a,b),(yes,c,d) = batches(),batches(budget=1e-6)
     assert yes and not no
     for (x,y),(u,v) in zip(a+b, c+d): assert torch.equal(x, u) and torch.equal(y, v)
+
+def features(learn, monkeypatch):
+    "The features of valid, and how many pictures were looked at for them"
+    from cnnfast.training import probe as module
+    seen,real = [],module.backbone_features
+    def look(learn, split, rows): seen.append(len(rows)); return real(learn, split, rows)
+    monkeypatch.setattr(module, 'backbone_features', look)
+    res = kept_features(learn, 'valid')[0]
+    monkeypatch.undo()
+    return res,sum(seen)
+
+def test_folds_share_features(data, monkeypatch):
+    "Though they are normalised by other training pictures, a picture is looked at once"
+    folds = data.new(size=64).folds(3)
+    learners = [probe_learner(o.dataloaders(bs=8), LITE, seed=0) for o in folds]
+    for split in ('train', 'valid'): kept_features(learners[0], split)
+    for o in learners: assert features(o, monkeypatch)[1] == 0
+
+def test_other_features_are_computed_anew(photographs, tmp_path, monkeypatch):
+    "Enlarged otherwise, of a picture that was changed, or where the file is damaged"
+    import shutil
+    from cnnfast.core.disk import cnnfast_home
+    root = shutil.copytree(photographs, tmp_path/'changing')
+    def learner(**kwargs): return probe_learner(image_folder(root, size=96).dataloaders(bs=8), LITE, seed=0, **kwargs)
+    first,n = features(learner(), monkeypatch)
+    assert n and features(learner(), monkeypatch)[1] == 0
+    larger,m = features(learner(size=128), monkeypatch)
+    assert m == n and np.abs(larger-first).max() > 0.1
+    for o in (cnnfast_home()/'features').iterdir(): o.write_bytes(o.read_bytes()[:1000])
+    assert features(learner(), monkeypatch)[1] == n
+    data = image_folder(root)
+    Image.new('RGB', (300, 200), 'red').save(data.items[int(data.splits['train'][1])])
+    assert features(learner(), monkeypatch)[1] == n

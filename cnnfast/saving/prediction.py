@@ -11,7 +11,7 @@ __all__ = []
 import warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
-from ..data.pictures import FilePaths
+from ..data.pictures import FilePaths, PICTURE_ENDINGS
 from ..data.store import decode_pictures
 from ..training.callbacks import reused_memory
 from .folder import Classifier, SavedModel
@@ -26,7 +26,7 @@ def as_items(
 ): # Items to open; the name or position of each
     "What a user has at hand, as a list of pictures"
     if isinstance(what, (str, Path)) and Path(what).is_dir():
-        files = sorted(get_image_files(what))
+        files = sorted(get_files(what, extensions=PICTURE_ENDINGS))
         if not files: raise ValueError(f'{what} holds no pictures')
         return FilePaths(list(map(str, files))),files
     if isinstance(what, (str, Path)):

@@ -118,11 +118,11 @@ class EndInTime(TrainingCallback):
 def _backbones(data, say):
     "The backbones to probe, and what is said of the others"
     names = [o for o in backbones_at_hand() if o != 'tiny_resnet']
-    for o in [o for o in names if (s := seen_in_pretraining(o, data))]:
-        say(f'{o} is left out: it was pretrained on {seen_in_pretraining(o, data)}.'); names.remove(o)
+    seen = {o:s for o in names if (s := seen_in_pretraining(o, data))}
+    for o,s in seen.items(): say(f'{o} is left out: it was pretrained on {s}.')
     if missing := [o for o in PACKAGED if o not in backbones_at_hand()]:
         say(f'{shortlist(missing)}: not at hand (pip install cnnfast[backbones]).')
-    return names
+    return [o for o in names if o not in seen]
 
 def _probes(data, clock, device, say):
     "A recipe for a probe of each backbone that there is time for"

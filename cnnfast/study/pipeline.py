@@ -125,13 +125,14 @@ class Trial:
     data:ImageData
     loaders:object # `DataLoaders` of a recipe
     cbs:list=field(default_factory=list) # Further callbacks
+    fold:int=None # Which one, from 1; None: it is a seed
 
 def _trials(data, seeds, folds, dls, bs, kwargs):
     "What each model is trained on, each time"
     if folds is None:
         loaders = loaders_of(data, bs, kwargs) if dls is None else lambda _: dls
         return [Trial(f'seed {o}', o, data, loaders) for o in seeds]
-    return [Trial(f'fold {i+1}', seeds[0], o, loaders_of(o, bs, kwargs)) for i,o in enumerate(data.folds(folds))]
+    return [Trial(f'fold {i}', seeds[0], o, loaders_of(o, bs, kwargs), fold=i) for i,o in enumerate(data.folds(folds), 1)]
 
 def run_all(
     recipes, # {title: `Recipe`}
@@ -150,12 +151,12 @@ def run_all(
         for t in trials:
             desc,folder = f'[{len(rows)+1}/{total}] {title}, {t.name}',out and out/title/t.name.replace(' ', '-')
             r,again = _finished(recipe, t, title, folder, desc)
-            runs.append(r); rows.append({'model':title, **({'fold':t.name[5:]} if t.name.startswith('fold') else {}), **r.row})
+            runs.append(r); rows.append({'model':title, **({'fold':t.fold} if t.fold else {}), **r.row})
             took = 'was finished' if again else f'trained in {r.train_seconds:,.1f} s'
             if verbose: print(f'{desc}: {r.evaluation.metrics["accuracy"]:.2%} on {r.evaluation.split}, {took}', flush=True)
             if out is not None:
                 with whole_file(out/'results.csv') as f: pd.DataFrame(rows).to_csv(f, index=False)
-        res.runs += [pooled(runs)] if trials[0].name.startswith('fold') else runs
+        res.runs += [pooled(runs)] if trials[0].fold else runs
     return res
 
 # %% ../../nbs/study/07_pipeline.ipynb #82ab036b

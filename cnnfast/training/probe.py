@@ -8,14 +8,14 @@ Docs: https://cnnfast.github.io/cnnfast/training/probe.html.md"""
 __all__ = ['probe']
 
 # %% ../../nbs/training/07_probe.ipynb #ca63d25e
-import hashlib, json, time, warnings
+import hashlib, json, time, warnings, zipfile, zlib
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..core.disk import cnnfast_home, whole_file
 from ..data.dataset import ImageData
-from ..data.loading import find_opener, find_split, split_targets
+from ..data.loading import find_normalization, find_opener, find_split, split_targets
 from ..models.shipped import default_backbone
-from ..models.pretrained import is_timm, suited_size
+from ..models.pretrained import Renormalize, is_timm, suited_size
 from .callbacks import WeightAverage
 from .checkpoints import pictures_checksum
 from .learner import input_shape
@@ -62,24 +62,29 @@ def fit_logistic(
 
 # %% ../../nbs/training/07_probe.ipynb #9919427c
 def _backbone_hash(learn):
-    h = hashlib.blake2b(digest_size=10)
-    for k,v in learn.model[0].state_dict().items(): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    "Of all weights but the statistics of the training pictures, which `Renormalize` takes out again: they differ from fold to fold"
+    h,own = hashlib.blake2b(digest_size=10),tuple(f'{k}.' for k,o in learn.model[0].named_modules() if isinstance(o, Renormalize))
+    for k,v in learn.model[0].state_dict().items():
+        if not k.startswith(own): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
+
+def _look(store): # every sixteenth pixel of every picture: where one is another, its features are, too
+    return zlib.crc32(np.ascontiguousarray(store.pics[...,::16,::16].numpy()), zlib.crc32(store.targs.numpy()))
 
 def _place(learn, split):
     "The file of the features of all pictures that the loader of `split` has, how many, and which of them are of the split"
     dl = learn.dls.loaders[find_split(learn.dls, split)[1]]
     opener,store = find_opener(dl),getattr(dl, 'store', None)
-    all_of_it = SimpleNamespace(store=store, rows=np.arange(len(store.pics))) if store else dl
-    about = [pictures_checksum(all_of_it), opener and (opener.size, opener.n_in, opener.resize), _backbone_hash(learn)]
+    about = [_look(store) if store else pictures_checksum(dl), opener and (opener.size, opener.n_in, opener.resize), learn.architecture,
+             find_normalization(learn.dls) == 'picture', _backbone_hash(learn)]
     name = f"{learn.model_name}-{hashlib.blake2b(json.dumps(about).encode(), digest_size=10).hexdigest()}.npz"
     rows = np.arange(len(dl.dataset)) if store is None else np.asarray(dl.rows)
     return cnnfast_home()/'features'/name,len(store.pics) if store else len(rows),rows
 
-def _read(file, n):
+def _read(file):
     try:
         with np.load(file) as f: return f['feats'],float(f['seconds'])
-    except (OSError, ValueError, KeyError, EOFError): return None,0. # not there, or damaged
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile): return None,0. # not there, or damaged
 
 def kept_features(
     learn, # From `probe_learner`
@@ -88,7 +93,7 @@ def kept_features(
 ): # Features (N,F) float32, class numbers (N,), and the seconds that they took when they were computed
     "As `backbone_features`, from the disk where they are known"
     file,n,rows = _place(learn, split)
-    known,each = _read(file, n) if cache else (None, 0.)
+    known,each = _read(file) if cache else (None, 0.)
     missing = np.arange(len(rows)) if known is None else np.flatnonzero(np.isnan(known[rows,0]))
     missing = missing[np.unique(rows[missing], return_index=True)[1]] # a picture that is repeated is looked at once
     if len(missing):
@@ -133,7 +138,7 @@ def fit_probe(self:Learner,
     cache:bool=True, # Keep the features on disk for the next time?
 ):
     "Fit the linear head by logistic regression on the features of the frozen backbone"
-    head,weighted,start = _linear_head(self),getattr(self.dls.train, 'wgts', None) is not None,time.perf_counter()
+    head,weighted = _linear_head(self),getattr(self.dls.train, 'wgts', None) is not None
     (x,y,took),(vx,vy,_) = [kept_features(self, o, cache) for o in ('train', 'valid')]
     fitting = time.perf_counter()
     w,b,self.strength = fit_logistic(x, y, weighted)
