@@ -12,11 +12,10 @@ import pandas as pd
 import psutil
 import timm
 from cnnfast import *
-from cnnfast.core.devices import PeakMemory
-from cnnfast.data.photographs import RandomCrops
 from cnnfast.models.shipped import packaged_weights
 from cnnfast.study.recipe import Recipe, settled
-from cnnfast.study.run import rebatched, run_recipe
+from cnnfast.study.pipeline import loaders_of
+from cnnfast.study.run import run_recipe
 from cnnfast.training.callbacks import reused_memory
 from cnnfast.training.folding import fold_norms, unfold_norms
 from cnnfast.training.probe import kept_features, probe_learner, train_size
@@ -58,9 +57,8 @@ def with_cnnfast(data, epochs, seed):
     for name,n in dict(probe=0, tuned=epochs).items():
         recipe = settled(Recipe(ARCH, epochs=n, probe=True), data)
         shutil.rmtree(Path(os.environ['CNNFAST_HOME'])/'features', ignore_errors=True)
-        start = time.perf_counter()
-        r = run_recipe(recipe, data.new(size=recipe.size).dataloaders(bs=32), seed)
-        res[name] = (r.valid.metrics['accuracy'], r.train_seconds, r.peak_memory_mb)
+        r = run_recipe(recipe, loaders_of(data, None, {})(recipe), seed)
+        res[name] = (r.valid.metrics['accuracy'], r.train_seconds, r.peak_memory_mb) # of memory only the first trial tells
     return res
 
 def compare_accuracy(name, trials, epochs, fastai):
@@ -81,17 +79,23 @@ def accuracy_part(args):
 
 # The recipe: each row changes one thing
 
-VARIANTS = {'as it is':{}, 'rate 1e-3':dict(lr=1e-3), 'rate 1e-4':dict(lr=1e-4), 'one rate for all layers':dict(lr_mult=1),
-            'no mixup':dict(mixup=0), 'no average of weights':dict(average=0), 'statistics of batch norm trained':dict(freeze_norms=False),
-            'half as many epochs':dict(share=0.5), 'pieces as large as whole pictures':dict(full=True)}
+VARIANTS = {'as it is':{}, 'all stages':dict(frozen=0), 'all stages, two thirds of the epochs':dict(frozen=0, share=2/3),
+            'rate 1e-3':dict(lr=1e-3), 'rate 1e-4':dict(lr=1e-4), 'one rate for all layers':dict(lr_mult=1),
+            'no mixup':dict(mixup=0), 'mixup 0.4':dict(mixup=0.4), 'no average of weights':dict(average=0),
+            'statistics of batch norm trained':dict(freeze_norms=False), 'half as many epochs':dict(share=0.5),
+            'pieces as large as whole pictures':dict(full=True), 'growing pieces':dict(growing=True),
+            'TrivialAugment':dict(augment='trivial')}
 
 def recipe_part(args):
     data = image_folder(args.scenes, seed=0).subset(per_class=295, seed=0).subset(per_class=200, splits='valid')
     recipe = settled(Recipe(ARCH, epochs=args.epochs, probe=True), data)
     for name,o in VARIANTS.items():
-        how = dict(o)
+        if args.variants and name not in args.variants: continue
+        how,sized = dict(o),data.new(size=recipe.size)
         n,full = max(1, round(recipe.epochs*how.pop('share', 1))),how.pop('full', False)
-        dls = data.new(size=recipe.size).dataloaders(bs=recipe.bs, val_bs=recipe.bs, train_size=None if full else train_size(recipe.size))
+        augment = sized.augmentations('strong') if how.pop('augment', None) else True # in a list: without cutmix
+        dls = sized.dataloaders(bs=recipe.bs, val_bs=recipe.bs, train_size=None if full else train_size(recipe.size), augment=augment)
+        if how.pop('growing', False): how['cbs'] = ProgressiveResizing()
         learn = probe_learner(dls, ARCH, seed=0)
         seconds = quietly(learn, lambda: learn.fine_tune_probe(n, **how))
         note(f'recipe, scenes, {name}', probe=learn.history().valid_accuracy[0], tuned=evaluate(learn, 'valid').metrics['accuracy'],
@@ -100,13 +104,14 @@ def recipe_part(args):
 # Sizes
 
 def sizes_part(args):
-    ants = image_folder(args.ants, test_pct=None).folds(5)
-    for size in (128, 160, 192, 224):
+    "A probe of ants and bees, in five folds: by size, and by the way that other shapes are brought to it"
+    ways = [('crop', o) for o in (128, 160, 192, 224, 288)] + [(o, 224) for o in ('pad', 'squish')]
+    for resize,size in ways:
         accs,seconds = [],0
-        for data in ants:
-            learn = probe(data.new(size=size), ARCH, cache=False, seed=0)
+        for data in image_folder(args.ants, test_pct=None, resize=resize).new(own_test=False).folds(5):
+            learn = probe(data.new(size=size), ARCH, seed=0)
             accs.append(evaluate(learn, 'valid').metrics['accuracy']); seconds += learn.probe_seconds
-        note('sizes, ants and bees, probe', size=size, accuracy=float(np.mean(accs)), seconds=seconds/5)
+        note('sizes, ants and bees, probe', resize=resize, size=size, accuracy=float(np.mean(accs)), seconds=seconds/5)
 
 def border_part(args):
     "Small pictures: a probe of tiny_resnet, and of the larger backbone on enlarged pictures"
@@ -118,6 +123,18 @@ def border_part(args):
             learn.fit_probe(cache=False)
             note('border, scenes', side=side, arch=arch, enlarged=size, accuracy=learn.history().valid_accuracy[0],
                  seconds=learn.probe_seconds)
+
+# From the store, or from files?
+
+def agreement_part(args):
+    "What a model says of the photographs of a fold as they are kept, and of their files"
+    ants = image_folder(args.ants, test_pct=None).new(own_test=False).folds(5)[0]
+    learn = probe(ants, ARCH, cache=False, seed=0)
+    kept = evaluate(learn, 'valid').probs
+    with tempfile.TemporaryDirectory() as d:
+        save_model(learn, f'{d}/model')
+        files = load_model(f'{d}/model').predict_proba([ants.items[int(i)] for i in ants.splits['valid']])
+    note('agreement', same_class=float((kept.argmax(1) == files.argmax(1)).mean()), difference=float(np.abs(kept-files).mean()))
 
 # Speed
 
@@ -181,11 +198,13 @@ def loading_speed(data, args, size=160, bs=32):
 # Minutes, memory
 
 def run_part(args):
+    "With so many minutes; 0: without a limit"
     for minutes in args.minutes:
         with tempfile.TemporaryDirectory() as d:
             start = time.perf_counter()
             env = {**os.environ, 'CNNFAST_HOME':f'{d}/home'}
-            command = [Path(sys.executable).with_name('cnnfast'), 'run', args.scenes, '--minutes', str(minutes), '--out', f'{d}/out']
+            how = ['--minutes', str(minutes)] if minutes else ['--models', f'probe-{ARCH},{ARCH}']
+            command = [Path(sys.executable).with_name('cnnfast'), 'run', args.scenes, *how, '--out', f'{d}/out']
             p = psutil.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             peak = 0
             while p.poll() is None:
@@ -198,15 +217,17 @@ def run_part(args):
             note('minutes, scenes', minutes=minutes, seconds=time.perf_counter()-start, peak_mb=peak/2**20,
                  accuracy=float(t.sort_values('valid_accuracy').accuracy.iloc[-1]))
 
-PARTS = dict(accuracy=accuracy_part, recipe=recipe_part, sizes=sizes_part, border=border_part, speed=speed_part, run=run_part)
+PARTS = dict(accuracy=accuracy_part, recipe=recipe_part, sizes=sizes_part, border=border_part, agreement=agreement_part,
+             speed=speed_part, run=run_part)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--ants', help='hymenoptera.tgz'); p.add_argument('--scenes', help='intel-scenes.tgz')
     p.add_argument('--parts', default=','.join(PARTS)); p.add_argument('--sets', default='ants,scenes')
     p.add_argument('--trials', type=int); p.add_argument('--epochs', type=int)
-    p.add_argument('--no-fastai', dest='fastai', action='store_false'); p.add_argument('--minutes', type=float, nargs='+', default=[3, 10])
-    p.add_argument('--out')
+    p.add_argument('--no-fastai', dest='fastai', action='store_false')
+    p.add_argument('--minutes', type=float, nargs='+', default=[3, 10, 0])
+    p.add_argument('--variants', nargs='+', help='of the recipe; by default all'); p.add_argument('--out')
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as home:
         os.environ['CNNFAST_HOME'] = home

@@ -1,5 +1,5 @@
 "Photographs: kept once, cut in batches, probed, fine-tuned, cross-validated, within a budget; and what folders of them hold."
-import json, os, resource, socket, subprocess, sys, warnings
+import json, os, resource, socket, struct, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np
 import pytest
@@ -155,6 +155,18 @@ def test_frozen_norms_learn_the_same(data):
         assert (v.float()-results[1][k].float()).norm() <= 0.02*(results[1][k].float().norm()+1), k
         if 'running' in k: assert torch.equal(v, results[1][k]), k
 
+def test_what_fine_tuning_leaves_alone(data):
+    "By default the first half of the stages, their norms included; each part can be left out"
+    def changed(**how):
+        learn = probe_learner(data.new(size=64).dataloaders(bs=8), LITE, seed=0)
+        learn.fit_probe()
+        stages = list(map(list, learn.splitter(learn.model)))
+        before = [[p.detach().clone() for p in o] for o in stages]
+        quietly(learn, lambda: learn.fine_tune_probe(1, **how))
+        return [any(not torch.equal(p.detach().cpu(), q.cpu()) for p,q in zip(a, b)) for a,b in zip(stages, before)]
+    assert changed() == [False]*4 + [True]*5
+    assert changed(frozen=0, mixup=0, average=0, freeze_norms=False) == [True]*9
+
 def test_compare_photographs(data, tmp_path):
     "By default a CNN from scratch, the probe, and fine-tuning; each at its size, which the report says"
     res = compare(data, epochs=1, out=tmp_path/'out', verbose=False, bs=8)
@@ -244,11 +256,19 @@ def test_turned_by_exif(odd):
     want = np.asarray(OpenSquished(data.kept).encodes(CHINA.rotate(-90, expand=True))).transpose(2, 0, 1)
     assert np.abs(pics[i].astype(int)-want).mean() < 6
 
+def bomb(path):
+    "A small file that says it has 400 megapixels"
+    CHINA.save(path)
+    b = bytearray(path.read_bytes())
+    at = b.index(b'\xff\xc0')+5 # height and width stand behind the length and the depth of the frame
+    b[at:at+4] = struct.pack('>HH', 20000, 20000)
+    path.write_bytes(b)
+
 @pytest.mark.parametrize('name,make,why', [
     ('telephone.heic', lambda p: p.write_bytes(b'\0\0\0\x18ftypheic' + b'\0'*200), 'pillow-heif'),
     ('new.avif', lambda p: p.write_bytes(b'\0\0\0\x18ftypavix' + b'\0'*200), 'pillow'),
     ('cut.jpg', lambda p: (CHINA.save(p), p.write_bytes(p.read_bytes()[:9000])), 'truncated'),
-    ('bomb.png', lambda p: Image.new('1', (20000, 20000)).save(p), 'decompression bomb')])
+    ('bomb.png', lambda p: Image.new('1', (20000, 20000)).save(p), 'decompression bomb'), ('bomb.jpg', bomb, 'decompression bomb')])
 def test_unreadable_pictures_are_named(odd, name, make, why):
     make(odd/'temple'/name)
     data = image_folder(odd)

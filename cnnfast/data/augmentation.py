@@ -9,6 +9,7 @@ __all__ = ['MIXES', 'PadCrop', 'FlipLR', 'AlternatingFlip', 'Cutout', 'LightJitt
 
 # %% ../../nbs/data/08_augmentation.ipynb #fa74e508
 from fastai.vision.all import *
+from ..core.devices import is_cpu
 
 # %% ../../nbs/data/08_augmentation.ipynb #c690bcfc
 class BatchTransform(DisplayedTransform):
@@ -38,7 +39,11 @@ class FlipLR(BatchTransform):
     def __init__(self, p:float=0.5): store_attr()
     def which(self, x): return torch.rand(len(x), device=x.device) < self.p
     def augment(self, x):
-        if not x.is_contiguous(): return torch.where(self.which(x)[:,None,None,None], x.flip(-1), x) # channels last
+        if not x.is_contiguous(): # channels last
+            flip = self.which(x)
+            if not is_cpu(x.device): return torch.where(flip[:,None,None,None], x.flip(-1), x)
+            x[flip] = x[flip].flip(-1)
+            return x
         flip = self.which(x)[:,None]
         a,b = x.flip(-1).reshape(len(x), -1),x.reshape(len(x), -1)
         if a.shape[1] % 8 == 0: a,b = a.view(torch.int64),b.view(torch.int64) # move 8 samples at once: whole pictures are chosen

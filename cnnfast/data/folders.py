@@ -106,12 +106,14 @@ def _sizes(name, items, size, resize):
     "Pixels a side, `size` or what suits the pictures, and the shape in which they are kept; says so where it is not their own"
     if resize not in RESIZE: raise ValueError(f"resize={resize!r} is not known: use one of {', '.join(RESIZE)}")
     sizes = picture_sizes(items)
-    size,wh = size or shared_size(sizes),sizes[['width', 'height']].drop_duplicates()
+    asked,size,wh = size,size or shared_size(sizes),sizes[['width', 'height']].drop_duplicates()
+    kept = kept_shape(sizes, size)
     if wh.values.tolist() not in ([], [[size, size]]):
         others = ' and other sizes' if len(wh) > 1 else ' pixels'
-        print(f"{name}: pictures of {wh.width.iloc[0]}×{wh.height.iloc[0]}{others} are brought to {size}×{size} "
+        to = f'{size}×{size}' if asked or kept is None else 'the size that suits each model,'
+        print(f"{name}: pictures of {wh.width.iloc[0]}×{wh.height.iloc[0]}{others} are brought to {to} "
               f"by resize={resize!r} ({RESIZE[resize]}).")
-    return size,kept_shape(sizes, size)
+    return size,kept
 
 # %% ../../nbs/data/05_folders.ipynb #d7b51198
 def _split_dirs(path):

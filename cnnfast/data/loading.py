@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import starmap
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
+from ..core.devices import is_cpu
 from .pictures import OpenPicture, take_items
 from .dataset import ImageData
 from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
@@ -49,7 +50,9 @@ class MemoryDL(TfmdDL):
 
     def create_batches(self, samps):
         if self.store is None or self.bs is None: yield from super().create_batches(samps)
-        else: yield from starmap(self.gather, self.read(chunked(samps, self.bs, self.drop_last)))
+        else:
+            chunks = chunked(samps, self.bs, self.drop_last)
+            yield from starmap(self.gather, self.read(chunks))
 
     def shuffle_fn(self, idxs):
         rng = np.random.default_rng(self.rng.getrandbits(64)) # ten times faster than `random.sample`
@@ -68,33 +71,54 @@ def _ahead(f, xs, n=2):
         for x,o in todo: yield x,o.result()
 
 @patch
-def read(self:MemoryDL, chunks):
-    "Positions of the items of each batch, and its pictures (n,C,H,W) uint8"
+def copied(self:MemoryDL, idxs):
+    "The pictures (n,C,H,W) uint8 of the items at `idxs`, as they are kept"
     pics,_ = self.store.tensors(self.device)
-    last = not pics.is_contiguous() # photographs: the channels of a pixel side by side
-    lying = pics.permute(0, 2, 3, 1) if last else pics
-    def rows(idxs):
-        res = lying.index_select(0, self.rows[torch.as_tensor(idxs)].to(pics.device))
-        return res.permute(0, 3, 1, 2) if last else res
-    return _ahead(rows, chunks) if self.store.mapped else ((o, rows(o)) for o in chunks)
+    rows = self.rows[torch.as_tensor(idxs)].to(pics.device)
+    if pics.is_contiguous(): return pics.index_select(0, rows)
+    return pics.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2) # photographs: the channels of a pixel side by side
+
+def _acting(dl): # what cuts the photographs of `dl` in the split that is iterated; None where nothing does
+    split = dl.after_batch.split_idx
+    return None if split is None else first(o for o in dl.after_batch.fs if isinstance(o, PictureCut) and o.acts(split))
+
+def _drawn(dl, cut, chunks):
+    for idxs in chunks:
+        rows = dl.rows[torch.as_tensor(idxs)]
+        yield idxs,rows,cut.boxes(dl.store.ratios[rows])
+
+@patch
+def read(self:MemoryDL, chunks):
+    "Positions of the items of each batch, its pictures (n,C,H,W) uint8, and what has cut them"
+    if self.store.mapped: return ((o, pics, None) for o,pics in _ahead(self.copied, chunks))
+    kept,_ = self.store.tensors(self.device)
+    cut = _acting(self) if self.store.ratios is not None and is_cpu(kept.device) else None
+    if cut is None: return ((o, self.copied(o), None) for o in chunks)
+    pieces = _ahead(lambda o: cut_boxes(kept, o[2], cut.size, o[1]), _drawn(self, cut, chunks), 1)
+    return ((o[0], pics, cut) for o,pics in pieces)
 
 # %% ../../nbs/data/10_loading.ipynb #9e4259cb
 @patch
-def gather(self:MemoryDL, idxs, pics=None):
+def gather(self:MemoryDL, idxs, pics=None, cut=None):
     "The batch of the items at `idxs`: pictures (n,C,H,W) uint8 and class numbers (n,)"
-    if pics is None: pics = next(iter(self.read([idxs])))[1]
-    rows = self.rows[torch.as_tensor(idxs)]
+    if pics is None: pics = self.copied(idxs)
+    rows,(_,targs),ratios = self.rows[torch.as_tensor(idxs)],self.store.tensors(self.device),self.store.ratios
     for t in self.after_batch.fs:
         if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,self.epoch
-        if hasattr(t, 'ratios') and self.store.ratios is not None: t.ratios = self.store.ratios[rows]
-    _,targs = self.store.tensors(self.device)
+        if isinstance(t, PictureCut): t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[rows]
     typ = TensorImage if pics.shape[1] == 3 else TensorImageBW
     return typ(pics),TensorCategory(targs[rows.to(targs.device)])
 
 # %% ../../nbs/data/10_loading.ipynb #0280ce50
 class NormalizeInPlace(Normalize):
     "fastai's `Normalize`, without the two copies of the batch that it makes"
-    def encodes(self, x:TensorImage): return x.sub_(self.mean).div_(self.std)
+    def encodes(self, x:TensorImage):
+        o,shift,scale = x.as_subclass(Tensor),-self.mean/self.std,1/self.std
+        if x.is_contiguous(memory_format=torch.channels_last): # a row of pixels at once, not three numbers
+            o = o.permute(0, 2, 3, 1).flatten(2)
+            shift,scale = [t.flatten().repeat(x.shape[3]) for t in (shift, scale)]
+        torch.addcmul(shift, o, scale, out=o)
+        return x
 
 # %% ../../nbs/data/10_loading.ipynb #eeb4902a
 NORMALIZE = dict(train='by mean and standard deviation of the training pictures',

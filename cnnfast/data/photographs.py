@@ -44,22 +44,23 @@ def _threads(n): return ThreadPoolExecutor(n)
 
 def cut_boxes(
     x, # Pictures (N,C,H,W) uint8
-    boxes, # Top, left, height, width of a piece of each, as shares of the picture (N,4); what reaches out of it is black
+    boxes, # Top, left, height, width of a piece of each, as shares of the picture (n,4); what reaches out of it is black
     size:int, # Pixels a side
-): # (N,C,size,size) uint8
+    rows=None, # Which of the pictures are meant, (n,), one for each box; by default all
+): # (n,C,size,size) uint8
     "The piece of each picture in its box, scaled to `size`"
-    if not is_cpu(x.device): return _sample(x, boxes.to(x.device), size)
+    if not is_cpu(x.device): return _sample(x if rows is None else x[rows], boxes.to(x.device), size)
     h,w = x.shape[2:]
     t,l,b,r = [(v*s).round().long() for v,s in zip((boxes[:,0], boxes[:,1], boxes[:,0]+boxes[:,2], boxes[:,1]+boxes[:,3]), (h, w, h, w))]
     edges = torch.stack([t, torch.maximum(b, t+1), l, torch.maximum(r, l+1)], 1).tolist()
-    out = torch.empty(len(x), x.shape[1], size, size, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    inference = torch.is_inference_mode_enabled()
-    def some(rows):
+    out = torch.empty(len(edges), x.shape[1], size, size, dtype=torch.uint8, memory_format=torch.channels_last)
+    rows,inference = range(len(x)) if rows is None else rows.tolist(),torch.is_inference_mode_enabled()
+    def some(these):
         with torch.inference_mode(inference): # each thread has a mode of its own
-            for i in rows: _cut_one(x[i:i+1], out[i:i+1], edges[i])
-    n = min(torch.get_num_threads(), len(x)//8)
-    if n < 2: some(range(len(x)))
-    else: list(_threads(n).map(some, [range(k, len(x), n) for k in range(n)]))
+            for i in these: _cut_one(x[rows[i]:rows[i]+1], out[i:i+1], edges[i])
+    n = min(torch.get_num_threads(), len(edges)//8)
+    if n < 2: some(range(len(edges)))
+    else: list(_threads(n).map(some, [range(k, len(edges), n) for k in range(n)]))
     return out
 
 # %% ../../nbs/data/09_photographs.ipynb #513a7e08
@@ -75,10 +76,13 @@ def whole_boxes(
     return torch.stack([(1-h)/2, (1-w)/2, h, w], 1)
 
 class PictureCut(BatchTransform):
-    "Base of what cuts pictures as they are kept: `MemoryDL` sets their aspect ratios"
+    "Base of what cuts pictures as they are kept: `MemoryDL` sets their aspect ratios, or cuts them itself from where they lie"
     order = 4 # before all other augmentation
-    ratios = None
+    ratios,is_cut = None,False
+    def acts(self, split_idx): return split_idx == 0
     def augment(self, x):
+        is_cut,self.is_cut = self.is_cut and x.shape[2:] == (self.size, self.size),False
+        if is_cut: return x
         ratios,self.ratios = self.ratios,None
         if ratios is None or len(ratios) != len(x): ratios = torch.full((len(x),), x.shape[-1]/x.shape[-2]) # pictures that are not squished
         return cut_boxes(x, self.boxes(ratios), self.size)
@@ -91,8 +95,9 @@ class FitPictures(PictureCut):
         resize:str='crop', # A key of `RESIZE`
         in_training:bool=False, # Or only in validation and test?
     ): store_attr()
+    def acts(self, split_idx): return split_idx != 0 or self.in_training
     def __call__(self, x, split_idx=None, **kwargs):
-        return x if split_idx == 0 and not self.in_training else super().__call__(x, split_idx=split_idx, **kwargs)
+        return super().__call__(x, split_idx=split_idx, **kwargs) if self.acts(split_idx) else x
     def boxes(self, ratios): return whole_boxes(ratios, self.resize)
     def augment(self, x): return x if x.shape[2:] == (self.size, self.size) and self.ratios is None else super().augment(x)
 

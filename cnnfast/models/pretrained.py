@@ -289,10 +289,13 @@ def suited_size(
     return min(data.size, 64 if is_cpu(default_device()) else 128)
 
 # %% ../../nbs/models/03_pretrained.ipynb #2698b9d8
+def timm_stages(body) -> L: # Lists of parameters
+    "The stages of a model of timm, from first to last"
+    named = dict(body.named_parameters())
+    stages = group_parameters(body, body.group_matcher(coarse=True)) if hasattr(body, 'group_matcher') else {0:list(named)}
+    return L(L(named[n] for n in names) for _,names in sorted(stages.items()))
+
 def stage_split(model) -> L: # Lists of parameters
     "The stages of the backbone of `model`, from first to last, and its head; several backbones are one stage"
     if isinstance(model[0], Joined): return L(params(model[0]), params(model[1:]))
-    body = _body(model)
-    named = dict(body.named_parameters())
-    stages = group_parameters(body, body.group_matcher(coarse=True)) if hasattr(body, 'group_matcher') else {0:list(named)}
-    return L(L(named[n] for n in names) for _,names in sorted(stages.items())) + L([params(model[1:])])
+    return timm_stages(_body(model)) + L([params(model[1:])])

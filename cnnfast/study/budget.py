@@ -17,7 +17,7 @@ from ..core.disk import check_absent, whole_file
 from ..core.devices import synchronize
 from ..data import inspection # ImageData.check
 from ..models.shipped import PACKAGED, backbones_at_hand
-from ..models.pretrained import seen_in_pretraining, suited_size
+from ..models.pretrained import seen_in_pretraining, suited_size, timm_stages
 from ..training.callbacks import TrainingCallback, reused_memory
 from ..training.folding import fold_norms, unfold_norms
 from ..training.probe import train_size
@@ -37,7 +37,12 @@ def _decoding(data, n=12):
         except Exception: pass # decoding will name it
     return (time.perf_counter()-start)/len(some)*len(data.items)/min(16, defaults.cpus)
 
-def _model_of(arch, data): return timm.create_model(arch, num_classes=len(data.vocab), in_chans=data.n_in) # with random weights
+def _model_of(arch, data):
+    "With random weights; what fine-tuning leaves as it is, is frozen"
+    model = timm.create_model(arch, num_classes=len(data.vocab), in_chans=data.n_in)
+    stages = timm_stages(model)
+    for p in stages[:len(stages)//2].concat(): p.requires_grad_(False)
+    return model
 
 def _step(model, x, training):
     if not training:
@@ -149,14 +154,20 @@ def _check_fit(data, minutes, out, resume):
                          'Give epochs instead')
     if not resume: check_absent(out, 'choose another folder, remove it, or go on with what is in it (resume)')
 
+def _to_tune(res):
+    "The probe to go on from: the quickest of those that, on valid, are behind the best by no more than chance"
+    best = res.of(res.table.index[0])[0]
+    near = [o for o in res.runs if o is best or not best.valid.compared_with(o.valid).loc['accuracy', 'settled']]
+    return max(near, key=lambda o: o.pictures_per_second)
+
 def _tuned(run, data, clock, device, say):
-    "The recipe of fine-tuning the best backbone in the time that is left; None where there is not enough"
+    "The recipe of fine-tuning the backbone of `run` in the time that is left; None where there is not enough"
     arch = run.recipe.model
     size,epochs = _tuning(arch, data, _model_of(arch, data), clock, device, getattr(run.learn, 'fit_seconds', 1.))
     if not epochs:
         say('No time is left for fine-tuning: the probe is the model.')
         return None
-    say(f'Fine-tune {arch}, the best on valid, at {size} pixels for {epochs} epoch{"s"*(epochs > 1)}.')
+    say(f'Fine-tune {arch}, the quickest of those that are as good on valid, at {size} pixels for {epochs} epoch{"s"*(epochs > 1)}.')
     return settled(Recipe(arch, epochs=epochs, probe=True, size=size), data)
 
 def _planned(out, name, make):
@@ -195,8 +206,8 @@ def fit(
     if len(data) <= 100_000: data.check(budget=kwargs.get('budget')) # decodes, and warns of leaks
     trials = [Trial(f'seed {seed}', seed, data, loaders_of(data, None, kwargs))]
     res = run_all(probes, trials, data, out, verbose)
-    best = res.of(res.table.index[0])[0]
-    tuned = _planned(out, 'tuned', lambda: {best.recipe.model:_tuned(best, data, clock, device, say)})
+    first = _to_tune(res)
+    tuned = _planned(out, 'tuned', lambda: {first.recipe.model:_tuned(first, data, clock, device, say)})
     trials[0].cbs = [EndInTime(clock.end - _report_seconds(data, 1/res.runs[0].pictures_per_second))]
     if tuned: res = run_all({**probes, **tuned}, trials, data, out, verbose, res)
     res.notes = [f'Planned for {minutes:g} minutes.', *notes, 'No network was trained from scratch: it needs longer for less.']

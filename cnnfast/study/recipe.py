@@ -57,8 +57,8 @@ def default_epochs(
     transfers:bool=False, # Of a pretrained model?
     probe:bool=False, # That starts from a probe?
 ) -> int:
-    "10, up to 20 where few pictures make short epochs; a third of it for a pretrained model; 4 to 8 for one that starts from a probe"
-    if probe: return int(np.clip(14_000//n_train, 4, 8))
+    "10, up to 20 where few pictures make short epochs; a third of it for a pretrained model; 5 to 12 for one that starts from a probe"
+    if probe: return int(np.clip(20_000//n_train, 5, 12))
     return int(np.clip(12_500//n_train, 10, 20))//(3 if transfers else 1)
 
 def default_bs(

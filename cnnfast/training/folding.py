@@ -22,9 +22,22 @@ class _FoldedConv:
         own,norm = self._parameters['bias'],self.norm[0]
         return norm.bias + ((0 if own is None else own)-norm.running_mean)*self._scale
 
+class _Clip(torch.autograd.Function):
+    "`hardtanh` in place, for whose gradient its result is enough: PyTorch's keeps a copy of what it was given"
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.mark_dirty(x); ctx.limits = (low, high)
+        ctx.save_for_backward(x.clamp_(low, high))
+        return x
+    @staticmethod
+    def backward(ctx, g): return torch.ops.aten.hardtanh_backward(g, *ctx.saved_tensors, *ctx.limits),None,None
+
 class _FoldedNorm:
     "A batch norm whose work is done: timm's go on with the activation that is part of them"
-    def forward(self, x): return self.act(self.drop(x)) if hasattr(self, 'drop') and hasattr(self, 'act') else x
+    def forward(self, x):
+        if not (hasattr(self, 'drop') and hasattr(self, 'act')): return x
+        x,act = self.drop(x),self.act
+        return _Clip.apply(x, act.min_val, act.max_val) if isinstance(act, nn.Hardtanh) and x.requires_grad else act(x) # ReLU6 is one
 
 def _exchange(layer, mixin): layer.__class__ = type(f'Folded{type(layer).__name__}', (mixin, type(layer)), {})
 

@@ -157,18 +157,24 @@ def fine_tune_probe(self:Learner,
     n_epoch:int, # Passes over the training pictures
     lr:float=None, # The highest rate, that of the head; by default `learn.lr`
     lr_mult:float=5, # How much lower the rate of the first layers is
-    mixup:float=0.4, # How much pictures are mixed (`MixUp`); 0: not at all
+    mixup:float=0.2, # How much pictures are mixed (`MixUp`); 0: not at all
     average:float=0.98, # Weight of the past in the average of the weights (`WeightAverage`); 0: none is kept
     freeze_norms:bool=True, # Keep the statistics of batch norm (`FrozenNorms`)?
+    frozen:int=None, # So many stages of the backbone stay as they are, from the first on; by default half of them
     **kwargs, # Passed on to `fit_one_cycle`
 ):
-    "Fit the head as a probe, then train everything from there"
+    "Fit the head as a probe, then train the later stages of the backbone from there, or all of it"
     if not hasattr(self, 'strength'): self.fit_probe()
     lr = self.lr if lr is None else lr
-    self.unfreeze(); self.create_opt()
+    train_bn,self.train_bn = self.train_bn,False # norms of frozen stages stay, too
+    self.create_opt()
+    self.train_bn = train_bn
+    self.freeze_to((len(self.opt.param_lists)-1)//2 if frozen is None else frozen)
     mixed = any(isinstance(o, MixHandler) for o in self.cbs)
-    own = [FrozenNorms()]*freeze_norms + [WeightAverage(average)]*bool(average) + [MixUp(mixup)]*bool(mixup and not mixed)
-    cbs = [*own, *L(kwargs.pop('cbs', None))]
+    cbs = [*L(kwargs.pop('cbs', None))]
+    if freeze_norms: cbs.append(FrozenNorms())
+    if average: cbs.append(WeightAverage(average))
+    if mixup and not mixed: cbs.append(MixUp(mixup))
     self.fit_one_cycle(n_epoch, slice(lr/lr_mult, lr), **{'pct_start':0.25, 'wd':0.05, 'cbs':cbs, **kwargs})
 
 # %% ../../nbs/training/07_probe.ipynb #508dae6d
@@ -185,8 +191,9 @@ def probe(
     if arch: is_timm(arch)
     if isinstance(data, ImageData):
         arch = arch or default_backbone(data.size)
-        data = data.new(size=size or suited_size(arch, data))
-        dls = data.dataloaders(bs=min(bs, len(data.splits['train'])), val_bs=bs, train_size=train_size(data.size))
+        sized = data.new(size=size or suited_size(arch, data))
+        dls = sized.dataloaders(bs=min(bs, len(data.splits['train'])), val_bs=bs, train_size=train_size(sized.size))
+        data.left_out.update(sized.left_out); data.splits = sized.splits # what cannot be read is left out
     else: dls = data
     learn = probe_learner(dls, arch, **kwargs)
     learn.fit_probe(cache)

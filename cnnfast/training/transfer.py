@@ -20,7 +20,7 @@ from ..models.pretrained import assemble_model, match_statistics, is_timm, seen_
 from .optimizers import Muon, get_opt_func
 from .callbacks import EpochLog, SeedEverything, reused_memory
 from .learner import check_size, input_shape, make_learner, split_arguments
-from .folding import fold_norms, unfold_norms
+from .folding import FrozenNorms, fold_norms, unfold_norms
 
 # %% ../../nbs/training/06_transfer.ipynb #b46c0c6a
 @delegates(make_learner, keep=True)
@@ -97,7 +97,7 @@ def backbone_features(
 
 # %% ../../nbs/training/06_transfer.ipynb #741000b6
 class _FeatureDL(MemoryDL):
-    def gather(self, idxs, feats): return feats,TensorCategory(self.store.tensors(self.device)[1][torch.as_tensor(idxs)])
+    def gather(self, idxs, feats, cut): return feats,TensorCategory(self.store.tensors(self.device)[1][torch.as_tensor(idxs)])
 
 def _feature_dl(learn, split, bs, **kwargs):
     feats,targs = backbone_features(learn, split)
@@ -149,7 +149,7 @@ def try_backbones(
     archs, # Names of timm architectures
     epochs:int=1, # Of `fine_tune` after the head's; 0: the head alone, on features computed once
     weights:dict=None, # Checkpoints on disk: {name: path}
-    bs:int=None, # Batch size, where `data` is an `ImageData`; by default 64, or all training pictures where there are fewer
+    bs:int=None, # Batch size, where `data` is an `ImageData`; by default 64, of photographs 32, or all where there are fewer
     **kwargs, # For `transfer_learner`: `size`, `pretrained`, `seed`, …
 ) -> BackboneTrials:
     "A short training of each of `archs`, ranked by accuracy on valid"
@@ -158,12 +158,14 @@ def try_backbones(
         known = kwargs.get('pretrained', True) and o not in (weights or {})
         if known and isinstance(data, ImageData) and (seen := seen_in_pretraining(o, data)):
             warnings.warn(f'{o} was pretrained on {seen}: its accuracy on valid says less than it seems')
+    photos = isinstance(data, ImageData) and data.kept is not None
+    if photos and bs is None: bs = min(32, len(data.splits['train']))
     rows,learners = {},{}
     for arch in with_progress(archs, 'backbones'):
         dls = data.new(size=suited_size(arch, data)).dataloaders(bs=bs) if isinstance(data, ImageData) else data
         learn = transfer_learner(dls, arch, weights=(weights or {}).get(arch), **kwargs)
         start = time.perf_counter()
-        with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs) if epochs else learn.fit_head()
+        with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, cbs=[FrozenNorms()]*photos) if epochs else learn.fit_head()
         rows[arch] = dict(accuracy=learn.history().accuracy.iloc[-1], seconds=time.perf_counter()-start, size=input_shape(dls)[-1],
                           parameters=n_params(learn.model))
         learners[arch] = learn
