@@ -106,7 +106,7 @@ def plot_histories(self:Comparison,
     axs=None, # Two matplotlib axes; None: a new figure
 ):
     "Draw the learning curves of all models, of the first seed"
-    return plot_history({o.title:o.history for o in self.runs if o.seed == self.runs[0].seed}, axs)
+    return plot_history({o:self.of(o)[0].history for o in self.table.index}, axs)
 
 # %% ../../nbs/study/02_comparison.ipynb #1a8f7288
 @patch

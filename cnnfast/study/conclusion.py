@@ -11,7 +11,9 @@ __all__ = []
 from fastai.vision.all import *
 
 # %% ../../nbs/study/03_conclusion.ipynb #aa933212
-def _points(d): return f'{abs(d)*100:.1f} points {"more" if d > 0 else "less"} accurate'
+def _points(d, than=''):
+    if abs(d) < 5e-4: return f'as accurate as {than}' if than else 'as accurate'
+    return f'{abs(d)*100:.1f} points {"more" if d > 0 else "less"} accurate' + (f' than {than}' if than else '')
 def _secs(s): return f'{s:,.1f} s' if s < 100 else f'{s/60:,.1f} min'
 def how_sure(settled): return 'more than chance explains' if settled else 'too little for these runs to settle which is better'
 
@@ -61,7 +63,7 @@ def _fine_tuning(c, t, tuned):
     pairs = [(o, probes[model(o)]) for o in tuned if not is_probe(c, o) and model(o) in probes]
     if not pairs: return ''
     a,b = [t.loc[o] for o in pairs[0]]
-    return (f'Fine-tuning: {a.name} is {_points(a.accuracy-b.accuracy)} than the probe that it starts from '
+    return (f'Fine-tuning: {a.name} is {_points(a.accuracy-b.accuracy, "the probe that it starts from")} '
             f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} instead of {_secs(b.train_seconds)}.')
 
 def _pretraining(c, t, tuned):
@@ -72,7 +74,7 @@ def _pretraining(c, t, tuned):
     if not len(scratch): return 'No model was trained from scratch, so these runs do not say what the pretraining bought.'
     a,b = pre.iloc[0],scratch.iloc[0]
     how = 'a linear classifier on frozen features' if is_probe(c, a.name) else 'fine-tuned'
-    return (f'Pretraining: {a.name}, {how}, is {_points(a.accuracy-b.accuracy)} than {b.name}, the best from scratch '
+    return (f'Pretraining: {a.name}, {how}, is {_points(a.accuracy-b.accuracy, f"{b.name}, the best from scratch")} '
             f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} of training instead of {_secs(b.train_seconds)}.')
 
 # %% ../../nbs/study/03_conclusion.ipynb #541e3b3c
