@@ -50,9 +50,7 @@ class MemoryDL(TfmdDL):
 
     def create_batches(self, samps):
         if self.store is None or self.bs is None: yield from super().create_batches(samps)
-        else:
-            chunks = chunked(samps, self.bs, self.drop_last)
-            yield from starmap(self.gather, self.read(chunks))
+        else: yield from starmap(self.gather, self.read(chunked(samps, self.bs, self.drop_last)))
 
     def shuffle_fn(self, idxs):
         rng = np.random.default_rng(self.rng.getrandbits(64)) # ten times faster than `random.sample`
@@ -212,6 +210,18 @@ def dataloaders(self:ImageData,
     dls.mix,dls.unlabelled = mix,self.unlabelled
     return dls
 
+# %% ../../nbs/data/10_loading.ipynb #179592d5
+def sized_loaders(
+    data, # An `ImageData`
+    size, # Pixels a side; None: its own
+    **kwargs, # For `data.dataloaders`
+) -> DataLoaders:
+    "The `DataLoaders` of `data` at `size`; what cannot be read is left out of `data`, too"
+    sized = data if size in (None, data.size) else data.new(size=size)
+    dls = sized.dataloaders(**kwargs)
+    data.left_out.update(sized.left_out); data.splits = sized.splits
+    return dls
+
 # %% ../../nbs/data/10_loading.ipynb #426851a0
 @patch(as_prop=True)
 def test(self:DataLoaders):
@@ -285,4 +295,4 @@ def kept_pictures(
     store,own = getattr(dl, 'store', None),find_opener(dl)
     if store is None or (own.n_in, own.resize) != (opener.n_in, opener.resize): return None
     if store.ratios is None: return (lambda i: store.pics[dl.rows[i]]) if own.size == opener.size else None
-    return lambda i: cut_boxes(store.pics[dl.rows[i]], whole_boxes(store.ratios[dl.rows[i]], opener.resize), opener.size)
+    return lambda i: cut_boxes(store.pics, whole_boxes(store.ratios[dl.rows[i]], opener.resize), opener.size, dl.rows[i])

@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.disk import check_absent, whole_file
 from ..data.dataset import ImageData
+from ..data.loading import sized_loaders
 from ..models.shipped import default_backbone
 from ..models.pretrained import check_architecture, is_timm, seen_in_pretraining
 from ..training.checkpoints import Checkpoint
@@ -55,10 +56,9 @@ def loaders_of(data, bs, kwargs):
     def of(recipe):
         key = recipe.size,recipe.probe
         if key not in made:
-            sized = data if recipe.size in (None, data.size) else data.new(size=recipe.size)
             own = dict(train_size=train_size(recipe.size)) if recipe.probe and recipe.size else {}
-            made[key] = sized.dataloaders(bs=default_bs(len(data.splits['train'])) if bs is None else bs, **{**own, **kwargs})
-            data.left_out.update(sized.left_out); data.splits = sized.splits # what cannot be read is left out for all
+            own['bs'] = default_bs(len(data.splits['train'])) if bs is None else bs
+            made[key] = sized_loaders(data, recipe.size, **{**own, **kwargs})
         return made[key]
     return of
 

@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..core.disk import cnnfast_home, whole_file
 from ..data.dataset import ImageData
-from ..data.loading import find_normalization, find_opener, find_split, split_targets
+from ..data.loading import find_normalization, find_opener, find_split, sized_loaders, split_targets
 from ..models.shipped import default_backbone
 from ..models.pretrained import Renormalize, is_timm, suited_size
 from .callbacks import WeightAverage
@@ -191,9 +191,8 @@ def probe(
     if arch: is_timm(arch)
     if isinstance(data, ImageData):
         arch = arch or default_backbone(data.size)
-        sized = data.new(size=size or suited_size(arch, data))
-        dls = sized.dataloaders(bs=min(bs, len(data.splits['train'])), val_bs=bs, train_size=train_size(sized.size))
-        data.left_out.update(sized.left_out); data.splits = sized.splits # what cannot be read is left out
+        size = size or suited_size(arch, data)
+        dls = sized_loaders(data, size, bs=min(bs, len(data.splits['train'])), val_bs=bs, train_size=train_size(size))
     else: dls = data
     learn = probe_learner(dls, arch, **kwargs)
     learn.fit_probe(cache)

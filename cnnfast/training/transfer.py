@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..core.text import with_progress
 from ..data.dataset import ImageData
 from ..data.store import PictureStore
-from ..data.loading import MemoryDL, clean_batches
+from ..data.loading import MemoryDL, clean_batches, sized_loaders
 from ..models.scratch import n_params
 from ..models.shipped import PACKAGED, default_backbone
 from ..models.pretrained import assemble_model, match_statistics, is_timm, seen_in_pretraining, stage_split, suited_size
@@ -162,7 +162,7 @@ def try_backbones(
     if photos and bs is None: bs = min(32, len(data.splits['train']))
     rows,learners = {},{}
     for arch in with_progress(archs, 'backbones'):
-        dls = data.new(size=suited_size(arch, data)).dataloaders(bs=bs) if isinstance(data, ImageData) else data
+        dls = sized_loaders(data, suited_size(arch, data), bs=bs) if isinstance(data, ImageData) else data
         learn = transfer_learner(dls, arch, weights=(weights or {}).get(arch), **kwargs)
         start = time.perf_counter()
         with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, cbs=[FrozenNorms()]*photos) if epochs else learn.fit_head()
