@@ -118,9 +118,13 @@ def test_curves_of_one_kind_of_loss():
     runs = [run_recipe(Recipe(o, epochs=2), dls) for o in ('cnn', 'fast_cnn')]
     for r in runs: assert np.isclose(r.history.valid_cross_entropy.iloc[-1], r.valid.losses.mean(), rtol=1e-3)
     assert runs[1].history.valid_loss.iloc[-1] > runs[1].history.valid_cross_entropy.iloc[-1] + 0.1 # its own is smoothed
-    axs = Comparison(digits(), runs).plot_histories()
+    cmp,of = Comparison(digits(), runs),{r.title:r.history for r in runs}
+    axs = cmp.plot_histories()
     assert axs[0].get_title() == 'cross entropy, on valid'
-    for line,r in zip(axs[0].lines, runs): assert np.allclose(line.get_ydata(), r.history.valid_cross_entropy)
+    assert [o.get_label() for o in axs[0].lines] == list(cmp.table.index) # in the table's order, as in `plot_costs`: one colour for a model
+    for line in axs[0].lines: assert np.allclose(line.get_ydata(), of[line.get_label()].valid_cross_entropy)
+    points = {o.get_label():o.lines[0].get_color() for o in cmp.plot_costs().containers}
+    assert points == {o.get_label():o.get_color() for o in axs[0].lines}
     axs = plot_history({r.title:r.history.drop(columns=['train_cross_entropy', 'valid_cross_entropy']) for r in runs})
     assert 'of each its own kind' in axs[0].get_title()
 
