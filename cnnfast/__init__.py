@@ -10,18 +10,18 @@ if 'torch' not in sys.modules: # threads that spin while they wait would slow do
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
-    'core': ('text', 'disk', 'plotting', 'devices'),
+    'core': ('text', 'disk', 'plotting', 'devices', 'code'),
     'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'photographs',
-             'loading', 'inspection'),
+             'loading', 'inspection', 'distribution'),
     'models': ('scratch', 'weights', 'shipped', 'pretrained'),
     'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
-    'interpretation': ('activations', 'filters', 'maps', 'embeddings'),
+    'interpretation': ('activations', 'filters', 'maps', 'embeddings', 'architecture'),
     'saving': ('folder', 'prediction', 'export'),
     'ensembling': ('combining', 'members', 'ensemble', 'contributions', 'snapshots', 'submission'),
     'autoencoder': ('similarity', 'unet', 'reconstruction', 'latents'),
-    'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'folds', 'pipeline', 'budget'),
-    'cli': ('main',)}
+    'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'folds', 'judging', 'pipeline', 'budget', 'hand_in'),
+    'cli': ('options', 'main')}
 _modules = tuple(f'{topic}.{name}' for topic, names in _topics.items() for name in names)
 
 def _load():

@@ -123,7 +123,7 @@ def test_curves_of_one_kind_of_loss():
     assert axs[0].get_title() == 'cross entropy, on valid'
     assert [o.get_label() for o in axs[0].lines] == list(cmp.table.index) # in the table's order, as in `plot_costs`: one colour for a model
     for line in axs[0].lines: assert np.allclose(line.get_ydata(), of[line.get_label()].valid_cross_entropy)
-    points = {o.get_label():o.lines[0].get_color() for o in cmp.plot_costs().containers}
+    points = {o.get_label():o.lines[0].get_color() for o in cmp.plot_costs()[0].containers}
     assert points == {o.get_label():o.get_color() for o in axs[0].lines}
     axs = plot_history({r.title:r.history.drop(columns=['train_cross_entropy', 'valid_cross_entropy']) for r in runs})
     assert 'of each its own kind' in axs[0].get_title()

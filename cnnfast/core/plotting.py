@@ -1,4 +1,4 @@
-"""What several figures share: tiles of pictures, labels that do not overlap
+"""What several figures share: colours, tiles of pictures, labels that do not overlap
 
 Docs: https://cnnfast.github.io/cnnfast/core/plotting.html.md"""
 
@@ -9,6 +9,21 @@ __all__ = ['plot_tiles']
 
 # %% ../../nbs/core/02_plotting.ipynb #49195182
 from fastai.vision.all import *
+
+# %% ../../nbs/core/02_plotting.ipynb #852f736a
+PALETTE = ['#3f90da', '#ffa90e', '#bd1f01', '#94a4a2', '#832db6', '#a96b59', '#e76300', '#b9ac70', '#717581', '#92dadd']
+
+def palette_color(i:int): return PALETTE[i % len(PALETTE)]
+
+def class_color(i:int): # (3,), 0 to 1
+    "The colour of class number `i`"
+    rgb = np.array(plt.matplotlib.colors.to_rgb(palette_color(i)))
+    return [rgb, 0.5 + 0.5*rgb, 0.55*rgb][i//len(PALETTE) % 3]
+
+def text_color(background): # (3,) or (4,), 0 to 1
+    "Black or white, whichever can be read on `background`"
+    lum = np.dot(np.asarray(background)[:3]**2.2, (0.2126, 0.7152, 0.0722)) # as WCAG has it
+    return 'black' if lum > 0.179 else 'white'
 
 # %% ../../nbs/core/02_plotting.ipynb #42e4d198
 def plot_tiles(

@@ -39,3 +39,14 @@ def with_progress(it=None, desc=None, total=None, **kwargs):
     from tqdm import tqdm
     quiet = bool(os.environ.get('IN_TEST')) if IN_NOTEBOOK else None # None: tqdm shows a bar on a terminal only
     return tqdm(it, desc=desc, total=total, leave=False, disable=quiet, **kwargs)
+
+# %% ../../nbs/core/00_text.ipynb #253625ce
+def clipped(
+    o, # Anything that can be written
+    n:int, # Letters at most
+    tail:bool=False, # Keep the last ones?
+) -> str:
+    "`o` as text, no longer than `n` letters"
+    s = str(o)
+    if len(s) <= n: return s
+    return f'…{s[len(s)-n+1:]}' if tail else f'{s[:max(1, n-1)]}…'

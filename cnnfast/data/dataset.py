@@ -11,6 +11,7 @@ __all__ = ['ImageData', 'digits']
 import inspect, numbers, textwrap, warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
+from ..core.code import recorded
 from .pictures import FilePaths, ItemLabel, OpenPicture, OpenSquished, Picture, RESIZE
 from .splits import fill_splits
 
@@ -78,6 +79,7 @@ class ImageData:
         if weighted and not balanced: self.balanced = 'classes drawn evenly'
         if source is None: self.source = 'imagenet' if all(re.fullmatch(r'n\d{8}', str(o)) for o in self.vocab) else ''
         self.left_out = {} # file -> why it cannot be used
+        self.made = None # the code that makes it again, where that is known (`recorded`)
         self._check()
 
     def _check(self):
@@ -105,6 +107,7 @@ def counts(self:ImageData) -> pd.DataFrame: # classes × splits
     return pd.DataFrame({k:np.bincount(self.targs[v], minlength=n) for k,v in self.splits.items()}, index=self.vocab)
 
 # %% ../../nbs/data/03_dataset.ipynb #1bc79b92
+@recorded
 def digits(
     valid_pct:float=0.2, # Share of the pictures for validation
     test_pct:float=0.1, # Share of the pictures for test
@@ -169,6 +172,7 @@ def block(self:ImageData) -> DataBlock:
 
 # %% ../../nbs/data/03_dataset.ipynb #df386022
 @patch
+@recorded
 def new(self:ImageData, **kwargs):
     "A copy with other arguments"
     old = {k:getattr(self, k) for k in inspect.signature(ImageData.__init__).parameters if k != 'self'}

@@ -11,6 +11,7 @@ __all__ = ['sample_folder', 'image_folder', 'image_table']
 import os, stat, sys, unicodedata, warnings
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
+from ..core.code import recorded
 from .download import unpack_archives
 from .pictures import FilePaths, FolderLabel, PICTURE_ENDINGS, RESIZE, kept_shape, picture_sizes, shared_size
 from .splits import fill_splits
@@ -193,6 +194,7 @@ def from_folders(
                      get_y=FolderLabel(path, level), stamps=np.array(stamps).T, unlabelled=FilePaths(unlabelled), **kwargs)
 
 # %% ../../nbs/data/05_folders.ipynb #a31e0cbd
+@recorded
 def image_folder(
     path, # A folder, an archive of one, or a list of archives that are its parts
     valid_pct:float=0.2, # Share of the pictures for validation, where no `valid/` is given
@@ -273,6 +275,7 @@ def _stamps(files, what):
     return stamps,there
 
 # %% ../../nbs/data/05_folders.ipynb #b0affee5
+@recorded
 def image_table(
     df, # A `DataFrame`, or the path of a csv file
     path=None, # The folder (or archive) that file names start from; by default that of the csv file, or the current one

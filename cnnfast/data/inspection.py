@@ -11,7 +11,6 @@ __all__ = []
 import hashlib, warnings
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
-from ..core.plotting import thin_labels
 from .pictures import picture_sizes, take_items
 from .splits import class_positions
 from .dataset import ImageData
@@ -48,30 +47,6 @@ def summary(self:ImageData,
     last = dict(t[[*self.splits, 'all']].sum(), share=1., imbalance=t.train.max()/t.train.min())
     last['size'],last['mode'] = _sizes(pd.concat(look))
     return pd.concat([t, pd.DataFrame(last, index=['all'])]).rename_axis(self.balanced or None)
-
-# %% ../../nbs/data/11_inspection.ipynb #db0383e8
-@patch
-def plot_classes(self:ImageData,
-    splits=('train', 'valid'), # Which splits
-) -> plt.Figure:
-    "Draw the distribution of classes, in pictures and as shares"
-    for k in listify(splits): self.positions(k) # a split that is not there shows now
-    counts,n = self.counts,len(self.vocab)
-    fig,axs = plt.subplots(2, 1, figsize=(float(np.clip(3 + 0.35*n, 6, 13)), 5), sharex=True, layout='constrained')
-    for i,k in enumerate(listify(splits)):
-        c,x = counts[k],np.arange(n) + 0.8*(i+0.5)/len(listify(splits)) - 0.4
-        for ax,y in zip(axs, (c, c/c.sum())): ax.bar(x, y, 0.8/len(listify(splits)), label=k)
-    for ax,what in zip(axs, ('pictures', 'share of the split')):
-        ax.set(ylabel=what)
-        ax.margins(x=0.01)
-    axs[1].yaxis.set_major_formatter('{x:.1%}')
-    thin_labels(axs[1].xaxis, self.vocab, 50)
-    if n > 6: axs[1].tick_params(axis='x', rotation=90, labelsize=9 if n <= 30 else 7)
-    ratio = counts.train.max()/counts.train.min()
-    title = f'{self.name}: {n} classes; the largest has {ratio:,.1f} times as many training pictures as the smallest'
-    axs[0].set_title(title, fontsize=10)
-    fig.legend(*axs[0].get_legend_handles_labels(), loc='outside upper right', ncols=2, frameon=False, fontsize=9)
-    return fig
 
 # %% ../../nbs/data/11_inspection.ipynb #0c329203
 def _digests(pics):

@@ -11,6 +11,7 @@ __all__ = ['BALANCE']
 import numbers
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
+from ..core.code import recorded
 from .pictures import ItemLabel, take_items
 from .splits import class_positions
 from .dataset import ImageData
@@ -30,6 +31,7 @@ def as_positions(
 
 # %% ../../nbs/data/04_selection.ipynb #819a7f45
 @patch
+@recorded
 def take(self:ImageData,
     positions, # Of the items to keep, or a mask (N,)
     **kwargs, # Further changes: arguments of `ImageData`
@@ -46,6 +48,7 @@ def take(self:ImageData,
 
 # %% ../../nbs/data/04_selection.ipynb #601a7005
 @patch
+@recorded
 def without(self:ImageData,
     positions, # Of the items to leave out, or a mask (N,)
 ) -> ImageData:
@@ -83,6 +86,7 @@ def _some(data, per_class, splits, seed):
 
 # %% ../../nbs/data/04_selection.ipynb #ec418a54
 @patch
+@recorded
 def subset(self:ImageData,
     classes=None, # How many (the first ones), or a list of names
     per_class=None, # Training pictures of each class at most: a number, or {class: number}
@@ -115,6 +119,7 @@ def _named(data, how, said):
     return dict(name=f"{data.name}-{how if how == 'weighted' else how+'d'}", balanced='; '.join([*filter(None, [data.balanced]), said]))
 
 @patch
+@recorded
 def balance(self:ImageData,
     how:str='oversample', # A key of `BALANCE`
     valid:bool=False, # Balance the validation pictures as well? (not with 'weighted')

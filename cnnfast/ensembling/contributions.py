@@ -86,7 +86,7 @@ def plot_differences(self:Ensemble,
     split:str=None, # As for `evaluate`
     ax=None, # A matplotlib axis; None: a new figure
 ):
-    "Draw the confusion matrix of the ensemble minus that of its best member, blue where the ensemble is better"
+    "Draw the confusion matrix of the ensemble minus that of its best member, violet where the ensemble is better"
     ev,best = self._and_best(split)
     n = len(self.classes)
     places = best.class_order() if n > 20 else range(n)
@@ -95,11 +95,11 @@ def plot_differences(self:Ensemble,
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     right,wrong = [max(1, np.abs(m[o]).max()) for o in (own, ~own)] # mistakes have a scale of their own, as in `plot_confusion`
     better = np.where(own, m/right, -m/wrong)
-    ax.imshow(better, cmap='RdBu', vmin=-1, vmax=1)
+    ax.imshow(better, cmap='PuOr', vmin=-1, vmax=1)
     if n <= 20: _draw_numbers(ax, m, better, n)
     names = [self.classes[o] for o in places]
     thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)
-    ax.set_title(f'{self.name} minus {best.name} on {ev.split}: pictures\nblue: the ensemble is better; red: it is worse', fontsize=10)
+    ax.set_title(f'{self.name} minus {best.name} on {ev.split}: pictures\nviolet: the ensemble is better; orange: it is worse', fontsize=10)
     ax.set(xlabel='predicted', ylabel='actual')
     return ax

@@ -9,6 +9,7 @@ __all__ = []
 
 # %% ../../nbs/evaluation/02_curves.ipynb #2b78a3a3
 from fastai.vision.all import *
+from ..core.plotting import PALETTE, class_color
 from .intervals import area_interval, precision_area, roc_area
 from .metrics import Evaluation
 
@@ -60,19 +61,22 @@ def plot(self:Curves,
     ax=None, # A matplotlib axis; None: a new figure
     n:int=5, # So many of the worst classes are named; up to twice as many classes are all named
 ):
-    "Draw the curves: averages in black, the classes with the smallest areas in colour, the others in grey"
+    "Draw the curves: averages in black, the classes with the smallest areas in colour (each in its own, of up to 20), the others in grey"
     if ax is None: _,ax = plt.subplots(figsize=(6.4, 4.2), layout='constrained')
     areas = self.table.iloc[:,0]
     classes = areas.drop(['micro', 'macro']).dropna().sort_values().index
     named = classes if len(classes) <= 2*n else classes[:n]
     for o in classes[len(named):]: ax.plot(*self.curves[o], color='0.8', lw=0.5)
-    for i,o in enumerate(named): ax.plot(*self.curves[o], color=f'C{i}', lw=1, label=f'{str(o)[:24]} {areas[o]:.3f}')
+    vocab = [o for o in self.table.index if o not in ('micro', 'macro')]
+    for i,o in enumerate(named):
+        color = class_color(vocab.index(o) if len(vocab) <= 20 else i)
+        ax.plot(*self.curves[o], color=color, lw=1, label=f'{str(o)[:24]} {areas[o]:.3f}')
     for o,style in dict(micro='-', macro='--').items():
         if o in self.curves: ax.plot(*self.curves[o], f'k{style}', lw=1.5, label=f'{o} {areas[o]:.3f}')
     roc = self.kind == 'ROC'
     if roc: ax.plot([0, 1], [0, 1], color='0.6', lw=0.8, ls=':')
-    ax.set(xlabel='share of the other pictures' if roc else 'recall', ylabel='share of the class' if roc else 'precision',
-           xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    ax.set(xlabel='false positive rate' if roc else 'recall', ylabel='true positive rate (recall)' if roc else 'precision',
+           title=f'{self.kind} curves, each class against the others', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     title = self.table.columns[0] + ('' if len(named) == len(classes) else f', the {n} worst of {len(classes)} classes')
     if self.curves: ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False, title=title, title_fontsize=8)
     ax.grid(alpha=0.3)
@@ -110,12 +114,12 @@ def plot_calibration(self:Evaluation,
     if axs is None: _,axs = plt.subplots(2, 1, figsize=(4.6, 5), height_ratios=[3, 1], sharex=True, layout='constrained')
     t = self.calibration(bins)
     width = 1/bins
-    axs[0].bar(t.low+width/2, t.accuracy, width=width, edgecolor='white', label='right')
-    axs[0].plot(t.confidence, t.accuracy, 'k.', ms=4)
+    axs[0].bar(t.low+width/2, t.accuracy, width=width, edgecolor='white', color=PALETTE[0], label='share that is right')
+    axs[0].plot(t.confidence, t.accuracy, 'k.', ms=4, label='at the mean probability of the bin')
     axs[0].plot([0, 1], [0, 1], 'k:', lw=1, label='as sure as right')
     axs[0].set(ylabel='share that is right', ylim=(0, 1), xlim=(0, 1), title=f'{self.name} on {self.split}: ECE {self.ece(bins):.3f}')
     axs[0].legend(fontsize=8, loc='upper left')
-    axs[1].bar(t.low+width/2, t.pictures, width=width, color='0.6', edgecolor='white')
+    axs[1].bar(t.low+width/2, t.pictures, width=width, color=PALETTE[3], edgecolor='white')
     axs[1].set(xlabel='probability of the predicted class', ylabel='pictures')
     return axs
 

@@ -11,7 +11,7 @@ __all__ = ['Evaluation', 'evaluate', 'plot_history']
 import warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
-from ..core.plotting import thin_labels
+from ..core.plotting import PALETTE, palette_color, text_color, thin_labels
 from ..data.augmentation import FlipLR
 from ..data.loading import find_split
 from ..training.callbacks import reused_memory
@@ -205,16 +205,17 @@ def plot_confusion(self:Evaluation,
     side = min(9, 2.6 + 0.42*n)
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     wrong = np.where(np.eye(n, dtype=bool), np.nan, np.nan_to_num(m))
-    ax.imshow(np.where(np.eye(n, dtype=bool), np.nan_to_num(m), np.nan), cmap='Greens', vmin=0, vmax=max(1e-9, np.nanmax(m))*1.6)
-    ax.imshow(wrong, cmap='Reds', vmin=0, vmax=max(1e-9, np.nanmax(wrong))*1.2)
+    right = np.where(np.eye(n, dtype=bool), np.nan_to_num(m), np.nan)
+    layers = [ax.imshow(o, cmap=c, vmin=0, vmax=max(1e-9, np.nanmax(o))*1.25) for o,c in ((right, 'Blues'), (wrong, 'Oranges'))]
     if n <= 20:
         for i,j in np.argwhere(m > 0):
             ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', in_layout=False,
-                    fontsize=8 if n <= 10 else 6, color='white' if i != j and m[i,j] > 0.8*np.nanmax(wrong) else 'black')
+                    fontsize=8 if n <= 10 else 6, color=text_color(layers[int(i != j)].to_rgba(m[i,j])))
     thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)
     what = 'share of each actual class' if normalize else 'pictures'
-    ax.set(xlabel='predicted', ylabel='actual', title=f'{self.name} on {self.split}: {what}')
+    ax.set(xlabel='predicted class', ylabel='actual class')
+    ax.set_title(f'{self.name} on {self.split}: {what}\nblue: right; orange: mistakes, on a scale of their own', fontsize=10)
     return ax
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #b5e8852c
@@ -226,12 +227,12 @@ def plot_counts(self:Evaluation,
     n = len(self.vocab)
     if ax is None: _,ax = plt.subplots(figsize=(min(12, 4 + 0.3*n), 3.4), layout='constrained')
     for k,(label,o) in enumerate(dict(actual=self.targs, predicted=self.preds).items()):
-        ax.bar(np.arange(n) + 0.42*k - 0.21, np.bincount(o, minlength=n), width=0.42, label=label)
+        ax.bar(np.arange(n) + 0.42*k - 0.21, np.bincount(o, minlength=n), width=0.42, label=label, color=PALETTE[k])
     thin_labels(ax.xaxis, self.vocab, 50)
     if n > 6: ax.tick_params(axis='x', rotation=90)
     ax.tick_params(labelsize=9 if n <= 20 else 6)
-    ax.set(ylabel='pictures', title=f'{self.name} on {self.split}'); ax.margins(x=0.01)
-    ax.legend(fontsize=8, ncols=2, loc='lower right', bbox_to_anchor=(1, 1), frameon=False)
+    ax.set(xlabel='class', ylabel='pictures', title=f'{self.name} on {self.split}: actual and predicted classes'); ax.margins(x=0.01)
+    ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
     return ax
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #120982d0
@@ -248,7 +249,7 @@ def plot_history(
         for ax,what in zip(axs, ('cross_entropy' if plain else 'loss', 'accuracy')):
             for split,style in (dict(valid='-') if several else dict(train='--', valid='-')).items():
                 col = f'{split}_{what}' if f'{split}_{what}' in df else what if split == 'valid' else None
-                if col in df: ax.plot(df.epoch+1, df[col], style, color=f'C{c%10}', marker='.', label=name if several else split)
+                if col in df: ax.plot(df.epoch+1, df[col], style, color=palette_color(c), marker='.', label=name if several else split)
     titles = 'cross entropy' if plain else 'loss, of each its own kind' if several else 'loss','accuracy'
     for ax,title in zip(axs, titles):
         ax.set(xlabel='epoch', ylabel=title.split(',')[0], title=f'{title}, on valid' if several else title); ax.grid(alpha=0.3)

@@ -10,7 +10,7 @@ __all__ = ['look_at', 'activations', 'plot_activations']
 # %% ../../nbs/interpretation/00_activations.ipynb #bd08d02b
 from dataclasses import dataclass
 from fastai.vision.all import *
-from ..core.text import did_you_mean, shortlist
+from ..core.text import clipped, did_you_mean, shortlist
 from ..core.plotting import coloured, plot_tiles, to_images
 from ..data.loading import denormalized, find_split
 
@@ -115,11 +115,12 @@ def plot_activations(
     ax=None, # A matplotlib axis; None: a new figure
 ):
     "Draw one picture and, row by row, channels of deeper and deeper layers"
-    pics,titles = [],[]
-    for name,o in activations(learn, shown, layers).items():
+    pics,titles,found = [],[],activations(learn, shown, layers)
+    common = len(os.path.commonprefix([o.split('.')[:-1] for o in found])) # parts of names that all have
+    for name,o in found.items():
         a = o[i]
         best = np.argsort(a.reshape(len(a), -1).std(1), kind='stable')[::-1][:n]
         pics += [shown.pics[i], *[coloured(a[c], 'magma') for c in best], *[None]*(n-len(best))]
-        short = name if len(name) < 19 else '…'+name[-17:]
-        titles += [f'{short}\n{a.shape[0]} × {a.shape[1]}×{a.shape[2]}', *map(str, best), *['']*(n-len(best))]
+        short = clipped('.'.join(name.split('.')[common:]), 18, tail=True)
+        titles += [f'{short}\n{a.shape[0]} of {a.shape[1]}×{a.shape[2]}', *(f'channel {o}' for o in best), *['']*(n-len(best))]
     return plot_tiles(pics, titles, n+1, 1.15, ax=ax)

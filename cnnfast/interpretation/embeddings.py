@@ -9,6 +9,7 @@ __all__ = ['embeddings', 'plot_embeddings']
 
 # %% ../../nbs/interpretation/03_embeddings.ipynb #8bb0f0de
 from fastai.vision.all import *
+from ..core.plotting import class_color
 from ..data.loading import clean_batches
 
 # %% ../../nbs/interpretation/03_embeddings.ipynb #4c8d817a
@@ -49,8 +50,7 @@ def plot_vectors(
     if ax is None: _,ax = plt.subplots(figsize=(7, 5), layout='constrained')
     shown = np.argsort(-np.bincount(y, minlength=len(vocab)), kind='stable')[:10] if len(vocab) > 20 else range(len(vocab))
     ax.scatter(*xy[~np.isin(y, shown)].T, s=6, color='0.85')
-    colors = plt.get_cmap('tab20' if len(vocab) > 10 else 'tab10')
-    for k,c in enumerate(shown): ax.scatter(*xy[y == c].T, s=8, color=colors(k), label=str(vocab[c])[:24])
+    for k,c in enumerate(shown): ax.scatter(*xy[y == c].T, s=10, color=class_color(c if len(vocab) <= 20 else k), label=str(vocab[c])[:24])
     ax.set(xticks=[], yticks=[])
     ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     ax.xy = xy
@@ -64,10 +64,10 @@ def plot_embeddings(
     seed:int=0,
     ax=None,
 ):
-    "Draw the last layer's embeddings in two dimensions, coloured by class; wrong predictions are crossed"
+    "Draw the last layer's embeddings in two dimensions, coloured by class; wrong predictions are ringed"
     x,y,preds = embeddings(learn, split, n)
     ax = plot_vectors(x, y, list(learn.dls.vocab), method, seed, ax)
-    ax.scatter(*ax.xy[y != preds].T, s=30, marker='x', color='k', lw=0.6, label='wrong')
+    ax.scatter(*ax.xy[y != preds].T, s=26, facecolor='none', edgecolor='k', lw=0.6, label='wrong')
     ax.set_title(f'{len(x):,} pictures of {split}, by what the last layer sees')
     ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return ax

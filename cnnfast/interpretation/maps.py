@@ -110,10 +110,11 @@ def plot_maps(
         if m == 'occlusion': found[m],targs = occlusion_maps(learn, shown, target)
         else: found[m],targs = class_maps(learn, shown, target, method=m, **kwargs)
     with torch.inference_mode(): probs = learn.model.eval()(shown.x).float().softmax(1).cpu().numpy()
-    titles = [f'{str(shown.vocab[c])[:16]} {probs[i,c]:.0%}' for i,c in enumerate(targs)]
+    titles,pics = [f'{str(shown.vocab[c])[:16]} {probs[i,c]:.0%}' for i,c in enumerate(targs)],list(shown.pics)
     if shown.targs is not None: titles = [f'{o}\nis {str(shown.vocab[t])[:16]}' for o,t in zip(titles, shown.targs)]
-    pics = list(shown.pics)
-    for m,maps in found.items():
-        titles += [m, *['']*(len(shown)-1)]
-        pics += [0.5*p.mean(-1, keepdims=True) + 0.5*coloured(o.clip(0), 'jet', o.max()) for p,o in zip(shown.pics, maps)]
-    return plot_tiles(pics, titles, len(shown), 1.45, ax=ax)
+    actual = targs if shown.targs is None else shown.targs
+    colors = ['black' if c == t else 'firebrick' for c,t in zip(targs, actual)]
+    for k,(m,maps) in enumerate(found.items()):
+        titles += [f'{m if i == 0 else ""}{"" if o.max() > 0 else " (empty)"}' for i,o in enumerate(maps)]
+        pics += [0.4*p.mean(-1, keepdims=True) + 0.6*coloured(o.clip(0), 'inferno', o.max()) for p,o in zip(shown.pics, maps)]
+    return plot_tiles(pics, titles, len(shown), 1.45, colors+['black']*(len(pics)-len(colors)), ax=ax)

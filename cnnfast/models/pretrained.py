@@ -78,6 +78,15 @@ def seen_in_pretraining(
     never = data.source == 'tiny_imagenet' and not set(data.vocab) & set(card['classes']) # twenty classes were left out
     return None if never else card['seen']
 
+# %% ../../nbs/models/03_pretrained.ipynb #c29c2812
+def weights_licence(
+    name:str, # Of a pretrained model
+) -> str:
+    "The licence of the pretrained weights of `name`, in words"
+    if '+' in name: return ', '.join(dict.fromkeys(map(weights_licence, name.split('+'))))
+    if name == 'tiny_resnet': return 'for research and teaching'
+    return getattr(timm.get_pretrained_cfg(name), 'license', None) or 'unknown: see their model card'
+
 # %% ../../nbs/models/03_pretrained.ipynb #ddc123de
 class Renormalize(nn.Module):
     "Turns pictures normalised with one mean and standard deviation into pictures normalised with another"

@@ -10,6 +10,7 @@ __all__ = ['Comparison']
 # %% ../../nbs/study/02_comparison.ipynb #bba7f001
 from fastai.vision.all import *
 from ..core.text import did_you_mean
+from ..core.plotting import palette_color
 from ..evaluation.intervals import metric_intervals, paired_difference
 from ..evaluation.metrics import plot_history
 from ..saving.folder import load_model, save_model
@@ -23,7 +24,9 @@ class Comparison:
     "Several models on the same data"
     def __init__(self, data, runs):
         store_attr()
+        self.datas = {data.name:data} # name -> `ImageData`, where models of several were compared; the first judges
         self._known,self.autoencoders = {},{} # `autoencoders`: name -> `Learner`, from `autoencode`
+        self.made = None # the code that makes it again, where that is known (`recorded`)
         self.notes = [] # sentences for the report: what was planned, and what was left out
 
     @property
@@ -71,7 +74,7 @@ def settled(self:Comparison, a, b) -> bool: return self.difference(a, b).loc['ac
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame: # Indexed by model, best on valid first
     "Mean over seeds for each model, with a 95% interval for the accuracy"
-    means = self.results.drop(columns='seed').groupby('model', sort=False).mean()
+    means = self.results.groupby('model', sort=False).mean(numeric_only=True).drop(columns='seed')
     for i,k in enumerate(('low', 'high')): means.insert(3+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
     means,seen = means.sort_values('valid_accuracy', ascending=False, kind='stable'),self.seen
     return means.loc[sorted(means.index, key=lambda o: o in seen)]
@@ -111,20 +114,23 @@ def plot_histories(self:Comparison,
 # %% ../../nbs/study/02_comparison.ipynb #1a8f7288
 @patch
 def plot_costs(self:Comparison,
-    ax=None, # A matplotlib axis; None: a new figure
+    axs=None, # Two matplotlib axes, side by side; None: a new figure
 ):
-    "Draw accuracy with its interval against training time"
-    if ax is None: _,ax = plt.subplots(figsize=(6.5, 3.6), layout='constrained')
+    "Draw the accuracy of each model with its interval, and beside it the training time"
     t = self.table
+    size = 9,1.2 + 0.34*len(t)
+    if axs is None: _,axs = plt.subplots(1, 2, figsize=size, width_ratios=[3, 2], sharey=True, layout='constrained')
     for c,(name,o) in enumerate(t.iterrows()):
         sides = [[o.accuracy-o.low], [o.high-o.accuracy]]
-        ax.errorbar(o.train_seconds, o.accuracy, sides, fmt='o', capsize=4, color=f'C{c%10}', label=name)
-    ax.set_xscale('log'); ax.margins(x=0.15)
-    ax.xaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 2, 5))); ax.xaxis.set_minor_formatter(lambda v,_: '')
-    ax.xaxis.set_major_formatter(lambda v,_: f'{v:,g}')
-    ax.yaxis.set_major_formatter(lambda v,_: f'{v:.1%}')
-    ax.set(xlabel='training time (s)', ylabel=f'accuracy on {self.split}'); ax.grid(alpha=0.3); ax.legend(fontsize=8)
-    return ax
+        axs[0].errorbar(o.accuracy, c, xerr=sides, fmt='o', capsize=4, color=palette_color(c), label=name)
+        axs[1].barh(c, o.train_seconds, 0.5, color=palette_color(c), label=name)
+        axs[1].text(o.train_seconds, c, f' {o.train_seconds:,.1f}', va='center', fontsize=8)
+    axs[0].set_yticks(range(len(t)), t.index); axs[0].set_ylim(len(t)-0.5, -0.5)
+    axs[0].xaxis.set_major_formatter(lambda v,_: f'{v:.0%}')
+    axs[1].margins(x=0.2)
+    axs[0].set(xlabel=f'accuracy on {self.split}, 95% interval', title='How good'); axs[1].set(xlabel='training (s)', title='How long')
+    for ax in axs: ax.grid(axis='x', alpha=0.3)
+    return axs
 
 # %% ../../nbs/study/02_comparison.ipynb #00c78a56
 @patch(nm='ensemble')

@@ -9,6 +9,7 @@ __all__ = []
 
 # %% ../../nbs/study/03_conclusion.ipynb #80c4e790
 from fastai.vision.all import *
+from ..models.pretrained import weights_licence
 
 # %% ../../nbs/study/03_conclusion.ipynb #aa933212
 def _points(d, than=''):
@@ -77,6 +78,44 @@ def _pretraining(c, t, tuned):
     return (f'Pretraining: {a.name}, {how}, is {_points(a.accuracy-b.accuracy, f"{b.name}, the best from scratch")} '
             f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} of training instead of {_secs(b.train_seconds)}.')
 
+# %% ../../nbs/study/03_conclusion.ipynb #46098744
+def _recall(c, title, i): return float(np.nanmean([o.evaluation.per_class.recall.iloc[i] for o in c.of(title)]))
+
+def _other_data(c, t):
+    "What each further data set does for each model, beside the first"
+    if len(c.datas) < 2: return ''
+    (by,data),*others = c.datas.items()
+    rare,says = int(data.counts.train.values.argmin()),[]
+    for name,_ in others:
+        for b in [o for o in t.index if o.endswith(f' ({by})')]:
+            a = f'{b.removesuffix(f"({by})")}({name})'
+            if a not in t.index: continue
+            sure = '' if c.settled(a, b) else ', which may be chance'
+            says.append(f'{a} is {_points(t.accuracy[a]-t.accuracy[b], b)}{sure}; of {data.vocab[rare]}, the class that {by} has least of, '
+                        f'it finds {_recall(c, a, rare):.0%} instead of {_recall(c, b, rare):.0%}')
+    return 'Data: ' + '. '.join(says) + '. All were chosen and judged by the same pictures.'
+
+# %% ../../nbs/study/03_conclusion.ipynb #f15711d2
+_BEST_AT = { # column of the table: (is more better?, words, unit)
+    'accuracy':(True, 'the most accurate', '{:.1%}'), 'train_seconds':(False, 'the quickest to train', '{:,.1f} s'),
+    'pictures_per_second':(True, 'the fastest at inference', '{:,.0f} pictures/s'), 'disk_mb':(False, 'the smallest on disk', '{:,.1f} MB'),
+    'peak_memory_mb':(False, 'the least hungry for memory', '{:,.0f} MB')}
+
+def _trade_offs(c, t):
+    "Which model is best at what, and what each kind needs"
+    won = {}
+    for col,(more,words,unit) in _BEST_AT.items():
+        best = t[col].idxmax() if more else t[col].idxmin()
+        won.setdefault(best, []).append(f'{words} ({unit.format(t[col][best])})')
+    txt = '' if len(t) < 2 else 'Trade-offs: ' + '; '.join(f'{k} is {_listed(v)}' for k,v in won.items()) + '. '
+    n = c.data.counts.train
+    each = f'{n.min():,}' if n.min() == n.max() else f'{n.min():,} to {n.max():,}'
+    txt += f'A model from scratch needs nothing but these pictures, {each} of each class for training'
+    used = dict.fromkeys(o.recipe.model for o in c.runs if o.recipe.transfers and o.recipe.weights is None)
+    return txt + ''.join(f'; {o} needs weights from elsewhere, too (licence: {weights_licence(o)})' for o in used) + '.'
+
+def _listed(xs): return xs[0] if len(xs) == 1 else f'{", ".join(xs[:-1])} and {xs[-1]}'
+
 # %% ../../nbs/study/03_conclusion.ipynb #541e3b3c
 def _weakness(run):
     "Where the best model fails, and whether it has learned its training pictures by heart"
@@ -99,7 +138,10 @@ def conclusion(
     comparison, # A `Comparison`
 ) -> list: # Sentences, one string per paragraph
     "What the extra training or the pretraining bought, in words"
-    t,tuned = comparison.table,[o.title for o in comparison.runs if o.recipe.transfers]
-    parts = [_best(comparison, t), _extra_training(comparison, t[~t.index.isin(tuned)]), _pretraining(comparison, t, tuned),
-             _fine_tuning(comparison, t, list(dict.fromkeys(tuned))), _weakness(comparison.of(t.index[0])[0])]
+    c,t = comparison,comparison.table
+    best = c.of(t.index[0])[0]
+    own = t[[c.of(o)[0].data == best.data for o in t.index]] # models of one data set alone tell what training and pretraining buy
+    tuned = [o for o in own.index if c.of(o)[0].recipe.transfers]
+    parts = [_best(c, t), _other_data(c, t), _extra_training(c, own[~own.index.isin(tuned)]), _pretraining(c, own, tuned),
+             _fine_tuning(c, own, tuned), _trade_offs(c, t), _weakness(best)]
     return [o for o in parts if o]

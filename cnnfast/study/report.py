@@ -15,17 +15,19 @@ from fastai.vision.all import *
 from ..core.text import first_line, shortlist
 from ..core.disk import whole_file
 from ..core.devices import device_name, is_cpu, leave
+from ..data.distribution import imbalance
 from ..data.loading import find_split
-from ..models.scratch import n_params
 from ..evaluation import curves, mistakes # Evaluation.roc, Evaluation.picked, …
 from ..evaluation.metrics import plot_history
 from ..interpretation.activations import look_at, plot_activations
-from ..interpretation.filters import has_filters, plot_filters
+from ..interpretation.filters import first_filters, has_filters, plot_filters, plot_patterns
 from ..interpretation.maps import plot_maps
 from ..interpretation.embeddings import plot_embeddings
+from ..interpretation.architecture import layer_table, plot_architecture
 from ..ensembling import contributions # Ensemble.table, …
 from ..autoencoder.reconstruction import reconstruction_scores, show_masks
 from ..autoencoder.latents import plot_nearest, plot_walk
+from .run import how_trained
 from .comparison import Comparison
 from .conclusion import conclusion, how_sure
 
@@ -56,16 +58,14 @@ def _part(what, f, *args, **kwargs):
         return Markup('<p class="note">Missing here: {} ({})</p>').format(what, first_line(e))
 
 def _image(alt, draw, *args, **kwargs):
-    "What `draw` draws as an `<img>` with the picture inside: PNG, or WebP for photographs, which take a fifth of the space so"
-    o,kind = figure_png(draw, *args, **kwargs),'png'
-    if len(o) > 2**17:
-        buf,kind = io.BytesIO(),'webp'
-        Image.open(io.BytesIO(o)).save(buf, 'webp', quality=90)
-        o = buf.getvalue()
-    return Markup('<img alt="{}" src="data:image/{};base64,{}">').format(alt, kind, base64.b64encode(o).decode())
+    "What `draw` draws as an `<img>` with the picture inside, as WebP: half of a PNG without loss, and a fifth for photographs, with some"
+    o,buf = figure_png(draw, *args, **kwargs),io.BytesIO()
+    Image.open(io.BytesIO(o)).save(buf, 'webp', **(dict(quality=85) if len(o) > 80_000 else dict(lossless=True, method=2)))
+    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(buf.getvalue()).decode())
 
 def _drawn(alt, *args, **kwargs): return _part(alt, _image, alt, *args, **kwargs)
-def _table(df, **kwargs): return Markup(f'<div class="scroll">{df.to_html(border=0, **kwargs)}</div>')
+def _table(df, kind='', **kwargs): # kind: 'bars', 'cards': see the template
+    return Markup(f'<div class="scroll {kind}">{df.to_html(border=0, **kwargs)}</div>')
 
 # %% ../../nbs/study/04_report.ipynb #4f3ca1f3
 def _metrics_table(ev, roc, pr):
@@ -81,7 +81,7 @@ def _metrics_table(ev, roc, pr):
 def _class_table(ev, roc, pr):
     "The report for each class"
     t = ev.per_class.assign(support=ev.per_class.support.map('{:,}'.format)).join([roc.table.AUC, pr.table['average precision']])
-    return _table(t, float_format='{:.3f}'.format, na_rep='undefined')
+    return _table(t, 'bars', float_format='{:.3f}'.format, na_rep='undefined')
 
 def _both_curves(roc, pr):
     fig,axs = plt.subplots(1, 2, figsize=(12.6, 4), layout='constrained')
@@ -89,48 +89,62 @@ def _both_curves(roc, pr):
     return fig
 
 # %% ../../nbs/study/04_report.ipynb #5b3602fb
-_FAILURES = dict(top_losses='Pictures with the highest losses', wrong='Wrong predictions, drawn by chance',
-                 least_certain='Pictures of which the model is least certain')
+_PICTURES = dict(top_losses='Pictures with the highest losses', wrong='Wrong predictions, drawn by chance',
+                 right='Right predictions, drawn by chance', least_certain='Pictures of which the model is least certain')
 
-def _failures(run, what):
-    "Where the model fails: pictures and pairs of classes"
+def _examples(run, what):
+    "What the model gets wrong and right: pictures, and pairs of classes"
     ev = run.evaluation
     def confused(): return _table(ev.most_confused(10).assign(share=lambda t: t.share.map('{:.1%}'.format)), index=False)
     def pictures(k, alt):
-        n = 12 if k in ('top_losses', 'wrong') else 6
+        n = 6 if k == 'least_certain' else 12
         return _drawn(f'{alt}, {what}, with what they are and what was predicted', ev.plot_pictures, k, n) if len(ev.picked(k, 1)) else ''
-    return dict(confused=_part('classes that are confused', confused), **{k:_part(alt, pictures, k, alt) for k,alt in _FAILURES.items()})
+    return dict(confused=_part('classes that are confused', confused), **{k:_part(alt, pictures, k, alt) for k,alt in _PICTURES.items()})
+
+def _trained(run):
+    "How the model was trained, and what it is made of"
+    layers = layer_table(run.learn)
+    layers['parameters'] = layers.parameters.map('{:,}'.format)
+    drawn = _drawn(f'The architecture of {run.title}: what each step puts out, its parameters and layers', plot_architecture, run.learn)
+    return dict(facts=_table(pd.Series(how_trained(run)).to_frame(), header=False), layers=_table(layers, index=False), drawn=drawn)
+
+# %% ../../nbs/study/04_report.ipynb #7ea67208
+INSIDE = dict(
+    maps=('Class activation maps (Grad-CAM) over pictures: the brighter, the more speaks for the predicted class',
+        'Useful for finding out whether the model looks at the thing or at what stands around it: one that knows ships by the '
+        'water they float on has maps on the water. Misleading when read as what was seen: a map says where, never what, and it'
+        ' is as coarse as the last layer.'),
+    activations=('Activations of some channels of each stage for one picture',
+        'Useful for following a picture through the network: early stages keep edges and colours, late ones answer to parts of '
+        'things; channels that are black everywhere do no work here. Misleading in brightness: each channel has a scale of its '
+        'own, and only those that vary most are shown.'),
+    filters=('Filters of the first convolution',
+        'Useful as a check of the training: stripes and patches of colour are learned, noise is not. Misleading for all later '
+        'layers, of which it says nothing.'),
+    patterns=('Patterns to which channels of a middle layer respond, found by gradient ascent',
+        'Useful for what filters beyond the first are for: textures, contours, parts. Misleading when taken for pictures: no '
+        'photograph needs to look like them, and another start gives others.'),
+    embeddings=('Embeddings of the last layer in two dimensions, coloured by class',
+        'Useful for finding classes that the model keeps apart or mixes, and outliers. Misleading in its distances: t-SNE keeps'
+        ' neighbours together, not how far groups are from each other.'))
+
+def _inside_figures(run, first):
+    "What draws each picture of the inside of a model: {key of `INSIDE`: function}"
+    learn,ev,size = run.learn,run.own_evaluation,run.size
+    if not has_filters(learn.model): return {}
+    @functools.cache
+    def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
+    res = dict(maps=lambda: plot_maps(learn, shown())) if size >= 24 else {}
+    res['activations'] = lambda: plot_activations(learn, shown())
+    if first_filters(learn).shape[-1] > 2: res['filters'] = partial(plot_filters, learn)
+    if first: # these take seconds
+        if size >= 24: res['patterns'] = partial(plot_patterns, learn, size=min(size, 96), steps=60)
+        res['embeddings'] = partial(plot_embeddings, learn, ev.split, 500)
+    return res
 
 def _inside(run, what, first):
     "What the model looks at, and what its layers make of it; nothing where it has no convolution"
-    learn,ev = run.learn,run.own_evaluation
-    if not has_filters(learn.model): return None
-    @functools.cache
-    def shown(): return look_at(learn, list(dict.fromkeys([*ev.picked('right', 4).index, *ev.picked('top_losses', 4).index])), ev.split)
-    maps = f'Class activation maps (Grad-CAM) over pictures, {what}: what speaks for the predicted class'
-    figures = {maps:lambda: plot_maps(learn, shown()),
-               f'Activations of some channels of each stage for one picture, {what}':lambda: plot_activations(learn, shown()),
-               f'Filters of the first convolution, {what}':partial(plot_filters, learn)}
-    embedded = f'Embeddings of the last layer in two dimensions, {what}, coloured by class'
-    if first: figures[embedded] = partial(plot_embeddings, learn, ev.split, 500) # they take a second
-    return [_drawn(alt, draw) for alt,draw in figures.items()]
-
-def _shape(output):
-    "The shape of a layer's output, or of each of them"
-    if isinstance(output, Tensor): return '×'.join(map(str, output.shape[1:]))
-    return ', '.join(filter(None, map(_shape, output))) if isinstance(output, (tuple, list)) else ''
-
-def _layers(learn):
-    "The layers of a model, with output shapes (channels, height, width) and parameters"
-    leaves,shapes = [(n, m) for n,m in learn.model.named_modules() if n and not list(m.children())],{}
-    def note(m, inputs, output): shapes[m] = _shape(output)
-    xb = learn.dls.valid.one_batch()[0][:2].as_subclass(Tensor)
-    hooks = [m.register_forward_hook(note) for _,m in leaves]
-    try:
-        with torch.no_grad(): learn.model.to(xb.device).eval()(xb)
-    finally:
-        for h in hooks: h.remove()
-    return pd.DataFrame([dict(layer=n, type=type(m).__name__, output=shapes.get(m, ''), parameters=f'{n_params(m):,}') for n,m in leaves])
+    return [dict(figure=_drawn(f'{INSIDE[k][0]}, {what}', draw), says=INSIDE[k][1]) for k,draw in _inside_figures(run, first).items()]
 
 # %% ../../nbs/study/04_report.ipynb #28901630
 def _model_section(run, first):
@@ -140,7 +154,8 @@ def _model_section(run, first):
     @functools.cache
     def areas(): return ev.roc(),ev.precision_recall()
     accuracy = f'{ev.metrics["accuracy"]:.2%} on {ev.split}'
-    failures,inside = _part('where it fails', _failures, run, what),_part('what it looks at', _inside, run, what, first)
+    examples,inside = _part('what it gets wrong', _examples, run, what),_part('what it looks at', _inside, run, what, first)
+    equal = len(set(np.bincount(ev.targs))) == 1 # then shares are the counts over again
     def confusion(share):
         alt = f'Confusion matrix of {what}, {"share of each actual class" if share else "number of pictures"}'
         return _drawn(alt, ev.plot_confusion, share)
@@ -149,9 +164,8 @@ def _model_section(run, first):
                                  f'{n} epoch{"s"*(n != 1)}, {run.times}: {accuracy}.',
         metrics=_part('metrics', lambda: _metrics_table(ev, *areas())),
         per_class=_part('report for each class', lambda: _class_table(ev, *areas())),
-        layers=_part('layers', lambda: _table(_layers(run.learn), index=False)),
-        failures=dict(confused=failures) if isinstance(failures, Markup) else failures,
-        inside=[inside] if isinstance(inside, Markup) else inside, confusion=[confusion(False), confusion(True)],
+        trained=_part('how it was trained', _trained, run), examples=examples, inside=inside,
+        confusion=[confusion(False)] if equal else [confusion(True), confusion(False)],
         curves=_drawn(f'Learning curves of {run.title}: loss and accuracy on train and valid by epoch', plot_history, run.history),
         counts=_drawn(f'Histogram of actual and predicted classes, {what}', ev.plot_counts),
         thresholds=_drawn(f'ROC and precision-recall curves of {what}, one class against the others', lambda: _both_curves(*areas())),
@@ -159,13 +173,23 @@ def _model_section(run, first):
                            ev.plot_calibration))
 
 # %% ../../nbs/study/04_report.ipynb #b97dcdbe
-def _data_section(data):
-    "What the page says of the data"
+def _data_section(name, data, sampled):
+    "What the page says of a data set"
     c = data.counts
     shares = (c.sum(axis=1)/c.values.sum()).map('{:.1%}'.format)
     counts = pd.concat([c.assign(share=shares), pd.DataFrame([[*c.sum(), '100%']], columns=[*c, 'share'], index=['all'])])
-    return dict(summary=repr(data), classes=len(data.vocab), counts=_table(counts), left_out=[f'{k}: {v}' for k,v in data.left_out.items()],
-                samples=_drawn(f'Sample training pictures of {data.name}, one class a row', data.show))
+    drawn = _drawn(f'Distribution of the classes of {name}, in pictures and as shares of each split. {imbalance(data)}', data.plot_classes)
+    return dict(name=name, summary=repr(data), classes=len(data.vocab), counts=_table(counts), drawn=drawn,
+                left_out=[f'{k}: {v}' for k,v in data.left_out.items()],
+                samples=_drawn(f'Sample training pictures of {name}, one class a row', data.show) if sampled else '')
+
+def _tiles(c):
+    "The figures that matter most, at the head of the page: [(number, what it is)]"
+    t = c.table
+    a = t.iloc[0]
+    return [(f'{a.accuracy:.1%}', f'of the {c.split} pictures right, by {a.name}'), (f'{a.low:.0%} to {a.high:.0%}', '95% interval'),
+            (f'{a.f1_macro:.3f}', 'F1, mean over the classes'), (f'{a.train_seconds:,.0f} s', 'of training'),
+            (f'{len(t)}', f'models compared, {len(c.runs)} trainings' if len(c.runs) > len(t) else 'models compared')]
 
 def _ensemble_section(c):
     "What the page says of all trainings as one; nothing where there is only one"
@@ -178,7 +202,7 @@ def _ensemble_section(c):
             f'{ens.best}, the best of them on valid, {b:.1%}: a difference of {d.difference*100:+.1f} points, {how_sure(d.settled)}.')
     if len(dispensable := [k for k,o in ens.table().could_go.items() if o == True]):
         says += f' As far as valid can tell, any one of {shortlist(dispensable)} could be left out.'
-    return dict(says=says, table=_table(ens.show_table()),
+    return dict(says=says, table=_table(ens.show_table(), 'bars cards'), members=len(ens.members),
                 confusion=_drawn(f'Confusion matrix of the {ens.name} on {ev.split}', ev.plot_confusion),
                 differences=_drawn(f'Confusion matrix of the {ens.name} minus that of {ens.best} on {ev.split}', ens.plot_differences))
 
@@ -230,13 +254,14 @@ def write_report(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
         made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {device_name(dls.device)}',
         conclusion=_part('conclusion', conclusion, c), notes=c.notes,
-        table=_part('table', lambda: _table(c.show_table().rename_axis(None))),
+        tiles=_part('figures at the head', _tiles, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None), 'bars cards')),
         bs=dls.valid.bs, **_footnotes(c, dls.device),
-        costs=_drawn('Accuracy with its 95% interval against training time, for each model', c.plot_costs),
+        costs=_drawn('Accuracy of each model with its 95% interval, and its training time', c.plot_costs),
         curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories),
         ensemble=_part('ensemble', _ensemble_section, c),
         autoencoders=[_part(f'autoencoder {k}', _autoencoder_section, k, o, c.split) for k,o in c.autoencoders.items()], split=c.split,
-        data=_part('data', _data_section, c.data), models=[section(o) for o in firsts], titles=[o.title for o in firsts])
+        summary=repr(c.data), datas=[_part('data', _data_section, k, o, o is c.data) for k,o in c.datas.items()],
+        models=[section(o) for o in firsts], titles=[o.title for o in firsts])
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
 

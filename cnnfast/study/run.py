@@ -8,14 +8,16 @@ Docs: https://cnnfast.github.io/cnnfast/study/run.html.md"""
 __all__ = []
 
 # %% ../../nbs/study/01_run.ipynb #eb3a80b0
-import json, time
+import inspect, json, time
 from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, in_precision_of, leave, synchronize
+from ..data.augmentation import BatchTransform
 from ..data.loading import find_opener
 from ..models.scratch import n_params
+from ..training.optimizers import FusedAdam
 from ..training.callbacks import EpochLog, reused_memory
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
 from ..evaluation.metrics import Evaluation, evaluate
@@ -89,6 +91,7 @@ class Run:
     peak_memory_mb:float # While training
     title:str # What tables call the model
     folds:list=None # The runs of the folds, where this one is all of them
+    data:str='' # The name of its data set, where there are several
 
     @property
     def own_evaluation(self): return self.folds[0].evaluation if self.folds else self.evaluation # of `learn` alone
@@ -106,11 +109,60 @@ class Run:
     @property
     def size(self): return find_opener(self.learn.dls.train).size # pixels a side
     @property
+    def disk_mb(self): return sum(o.numel()*o.element_size() for o in self.learn.model.state_dict().values())/2**20 # as it is saved
+    @property
     def row(self): # For the table of results
-        return dict(model=self.title, seed=self.seed, epochs=self.epochs, size=self.size,
+        return dict(model=self.title, **(dict(data=self.data) if self.data else {}), seed=self.seed, epochs=self.epochs, size=self.size,
                     valid_accuracy=self.valid.metrics['accuracy'],
-                    **self.evaluation.metrics, parameters=self.parameters, train_seconds=self.train_seconds,
+                    **self.evaluation.metrics, parameters=self.parameters, disk_mb=self.disk_mb, train_seconds=self.train_seconds,
                     pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
+
+# %% ../../nbs/study/01_run.ipynb #5e213d4e
+def _described(tfm):
+    "The docstring of a batch transform, up to its first pause, with its values: 'shift each picture by up to 4 pixels …'"
+    said = re.split(r'[;:.]', type(tfm).__doc__ or type(tfm).__name__)[0]
+    said = re.sub(r'`(\w+)`', lambda m: str(getattr(tfm, m[1], m[1])), said)
+    return said[0].lower()+said[1:]
+
+def _optimizer(learn):
+    "The name of the optimiser, and its weight decay"
+    f,given = learn.opt_func,getattr(learn.opt_func, 'keywords', {})
+    f = getattr(f, 'func', f)
+    default = inspect.signature(f).parameters.get('wd')
+    decay = learn.wd if learn.wd is not None else given.get('wd', default.default if default else 0)
+    return 'AdamW' if f is FusedAdam else f.__name__,decay
+
+def _schedule(r, learn):
+    if r.probe: return 'one cycle: up over the first quarter, then down; the first layers at a fifth of it'
+    if r.transfers and r.epochs > 1: return 'one cycle for the head alone (1 epoch), then one for all layers'
+    if learn.schedule == 'linear': return 'falls in a straight line to zero'
+    return 'one cycle: up over the first quarter, then down to nearly zero'
+
+def _regularisation(r, learn, decay):
+    "What keeps the model from learning its pictures by heart, beside augmentation"
+    drop = sorted({o.p for o in learn.model.modules() if isinstance(o, nn.Dropout) and o.p})
+    smoothing = getattr(learn.loss_func, 'eps', 0)
+    found = {f'weight decay {0.05 if r.probe else decay:g}':r.probe or decay, f'label smoothing {smoothing:g}':smoothing,
+             f'dropout {", ".join(f"{o:g}" for o in drop)}':drop, 'mixup 0.2, averaged weights, norms as they were':r.probe,
+             f'early stopping after {r.patience} epochs without improvement':r.patience}
+    return ', '.join(k for k,o in found.items() if o) or 'none'
+
+def how_trained(
+    run, # A `Run`
+) -> dict: # {what: words}
+    "How a model was trained, for its reader"
+    r,learn,dls = run.recipe,run.learn,run.learn.dls
+    if r.probe and not r.epochs:
+        strength = f' (C = {learn.strength:.2g}, by cross-validation)' if hasattr(learn, 'strength') else ''
+        return {'start':f'the frozen features of {r.model}', 'classifier':f'logistic regression{strength}',
+                'pictures':f'{run.size}×{run.size} pixels, as they are'}
+    (name,decay),mix = _optimizer(learn),getattr(dls, 'mix', None)
+    changes = [_described(o) for o in dls.train.after_batch.fs if isinstance(o, BatchTransform)] + ([mix] if mix else [])
+    smooth = ', with smoothed labels' if getattr(learn.loss_func, 'eps', 0) else ''
+    return {'start':run.how, 'loss':f'cross entropy{smooth}', 'optimiser':name, 'highest learning rate':f'{learn.lr:.3g}',
+            'schedule':_schedule(r, learn), 'batch size':f'{dls.train.bs}', 'epochs':f'{run.epochs}',
+            'pictures':f'{run.size}×{run.size} pixels', 'augmentation':'; '.join(changes) or 'none',
+            'regularisation':_regularisation(r, learn, decay)}
 
 # %% ../../nbs/study/01_run.ipynb #8cfff5c7
 def rebatched(dls, bs, more=2):
@@ -123,10 +175,13 @@ def rebatched(dls, bs, more=2):
 
 def cross_entropy(logits, targs): return F.cross_entropy(logits.float(), targs)
 
-def _evaluations(learn, title):
+def _evaluations(learn, title, judged_on=None):
     "On test, or valid where there is none; and on valid"
-    ev = evaluate(learn)
-    valid = ev if ev.split == 'valid' else evaluate(learn, 'valid')
+    own,learn.dls = learn.dls,judged_on or learn.dls
+    try:
+        ev = evaluate(learn)
+        valid = ev if ev.split == 'valid' else evaluate(learn, 'valid')
+    finally: learn.dls = own
     ev.name = valid.name = title
     return ev,valid
 
@@ -137,6 +192,7 @@ def run_recipe(
     desc:str=None, # For the progress bar
     title:str=None, # What tables call the model; by default its name
     cbs=None, # Further callbacks, like a `Checkpoint`
+    judged_on=None, # `DataLoaders` to evaluate it on, where its own valid is not what models are chosen by
 ) -> Run:
     "Train `recipe` on `dls` with `seed`, evaluate it and measure what it cost"
     if isinstance(recipe, str): recipe = Recipe(recipe)
@@ -147,7 +203,7 @@ def run_recipe(
     clock = TrainSeconds()
     with PeakMemory(dls.device) as memory:
         fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(cbs)])
-    both,speed = _evaluations(learn, title),inference_speed(learn)
+    both,speed = _evaluations(learn, title, judged_on),inference_speed(learn)
     leave(learn)
     seconds = clock.seconds + getattr(learn, 'probe_seconds', 0.)
     return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, memory.mb, title)
@@ -185,6 +241,7 @@ def load_run(
     recipe, # The `Recipe` it must be of
     dls, # The `DataLoaders` it was trained on
     seed:int, data, title:str,
+    judged_on=None, # As for `run_recipe`
 ) -> Run:
     "The run in `folder`, evaluated again; a `ValueError` where it was trained in another way"
     folder,model = Path(folder),load_model(folder, 'cpu').model
@@ -197,7 +254,7 @@ def load_run(
     learn.model.load_state_dict(model.state_dict())
     history,cost = pd.read_csv(folder/'history.csv'),json.loads((folder/'metrics.json').read_text())
     learn.epoch_log.rows = history.drop(columns='epoch').to_dict('records')
-    both = _evaluations(learn, title)
+    both = _evaluations(learn, title, judged_on)
     leave(learn)
     costs = [cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')]
     return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title)

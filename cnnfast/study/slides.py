@@ -12,12 +12,17 @@ import io, warnings
 from fastai.vision.all import *
 from ..core.text import first_line
 from ..core.disk import whole_file
-from ..interpretation.activations import look_at
+from ..data.distribution import imbalance
+from ..data.loading import find_split
+from ..interpretation.activations import look_at, plot_activations
 from ..interpretation.filters import has_filters
 from ..interpretation.maps import plot_maps
+from ..interpretation.architecture import plot_architecture
+from ..autoencoder.reconstruction import show_masks
+from .run import how_trained
 from .comparison import Comparison
 from .conclusion import conclusion
-from .report import figure_png
+from .report import INSIDE, figure_png
 
 # %% ../../nbs/study/05_slides.ipynb #35b22e39
 def check_slides():
@@ -34,7 +39,7 @@ class _Slides:
         self.inch,self.pt,self.deck = Inches,Pt,Presentation()
         self.deck.slide_width,self.deck.slide_height = Inches(13.333),Inches(7.5)
 
-    def add(self, title, text=(), table=None, png=None, alt='', first=False):
+    def add(self, title, text=(), table=None, png=None, alt='', first=False, notes=''):
         "One slide"
         slide = self.deck.slides.add_slide(self.deck.slide_layouts[5]) # title only
         box = slide.shapes.title
@@ -46,6 +51,7 @@ class _Slides:
         if text: self._text(slide, top, 0.6, text, 20 if png is None else 14)
         if table is not None: self._table(slide, table)
         if png is not None: self._figure(slide, png, alt, 6.5 if text else 7.2)
+        if notes: slide.notes_slide.notes_text_frame.text = notes
 
 # %% ../../nbs/study/05_slides.ipynb #5372dd06
 @patch
@@ -79,38 +85,87 @@ def _figure(self:_Slides, slide, png, alt, bottom, top=1.55, left=0.6, width=12.
 def _first_sentence(o): return re.split(r'(?<=[^0-9])\. |(?<=[0-9%)])\. (?=[A-Z])', o)[0].rstrip('.') + '.'
 
 # %% ../../nbs/study/05_slides.ipynb #76d596a9
-def _show_overview(deck, c, says):
-    "The data, the models, the results, the learning curves"
-    data,t,shown = c.data,c.table,c.show_table()
-    models = f'{len(t)} model{"s"*(len(t) > 1)}, of {t.parameters.min():,.0f} to {t.parameters.max():,.0f} parameters'
-    costs = ['parameters', 'epochs', 'training (s)', 'inference (pictures/s)', 'memory (MB)']
+def _show_data(deck, c):
+    "What is asked, the pictures, their classes, and what is done to them before a model sees them"
+    data,best = c.data,how_trained(c.of(c.table.index[0])[0])
     sizes = ' and '.join(f'{o}×{o}' for o in sorted({r.size for r in c.runs}))
-    deck.add(f'{len(data):,} pictures of {len(data.vocab)} classes, {sizes} pixels', png=figure_png(data.show, dpi=150),
+    splits = ', '.join(f'{len(v):,} for {dict(train="training", valid="validation").get(k, k)}' for k,v in data.splits.items())
+    n,most = len(data.vocab),data.counts.train.max()/data.counts.train.sum()
+    named = ', '.join(map(str, data.vocab[:12])) + (f' and {n-12} more' if n > 12 else '')
+    deck.add(f'The problem: which of {n} classes is in a picture?', [f'Classes: {named}.', f'Pictures: {splits}.',
+             f'To name the most frequent class always is right for {most:.0%} of them; a model has to beat that.'],
+             notes='The models are chosen by the validation pictures. The test pictures are looked at once, at the end.')
+    deck.add(f'{len(data):,} pictures, {sizes} pixels', png=figure_png(partial(data.show, 8, 10), dpi=150), notes=repr(data),
              alt=f'Sample training pictures of {data.name}, one class a row')
-    deck.add(models, table=shown[costs])
-    deck.add(_first_sentence(says[0]), table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)')
-                                                    if o in shown]])
-    deck.add('How they learned', png=figure_png(c.plot_histories, dpi=150), alt='Learning curves of all models on valid by epoch')
+    for k,o in c.datas.items():
+        deck.add(f'{k}: {imbalance(o)}', png=figure_png(o.plot_classes, dpi=150), alt=f'Distribution of the classes of {k}',
+                 notes='Left: pictures of each class. Right: each split as a whole, shared out among its classes.')
+    deck.add('Preprocessing', [f'Pictures: {best["pictures"]}, normalised by the mean and deviation of the training pictures.',
+             f'Augmentation, in training alone: {best.get("augmentation", "none")}.'])
 
-def _show_costs(deck, c, says):
-    deck.add('Accuracy against training time', says[1:2] if len(c.table) > 1 else (), png=figure_png(c.plot_costs, dpi=150),
-             alt='Accuracy with its 95% interval against training time, for each model')
+def _show_models(deck, c, most=6):
+    "What the models are made of, and how they were trained"
+    for k in c.table.index[:most]:
+        r = c.of(k)[0]
+        deck.add(f'{k}: {r.how}, {r.parameters:,} parameters', png=figure_png(plot_architecture, r.learn, dpi=150),
+                 alt=f'The architecture of {k}',
+                 notes='Each block is a step: its size is that of its maps and channels, its colour its share of the parameters.')
+    rows = {k:how_trained(c.of(k)[0]) for k in c.table.index}
+    cols = 'optimiser', 'highest learning rate', 'batch size', 'epochs', 'regularisation'
+    table = pd.DataFrame([{o:v.get(o, '') for o in cols} for v in rows.values()], index=list(rows))
+    deck.add('How they were trained', table=table,
+             notes='\n'.join(f'{k}: ' + '; '.join(f'{a}: {b}' for a,b in v.items()) for k,v in rows.items()))
+    deck.add('How they learned', png=figure_png(c.plot_histories, dpi=150), alt='Learning curves of all models on valid by epoch',
+             notes='Cross entropy and accuracy on the validation pictures, after each epoch, of the first seed.')
 
+def _show_results(deck, c, says):
+    "The table, and what it cost"
+    shown = c.show_table()
+    deck.add(_first_sentence(says[0]), notes=says[0],
+             table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)') if o in shown]])
+    deck.add('Accuracy and training time', png=figure_png(c.plot_costs, dpi=150), notes='\n'.join(says[1:]),
+             alt='Accuracy of each model with its 95% interval, and its training time')
+    deck.add('What it costs', table=shown[['parameters', 'epochs', 'training (s)', 'inference (pictures/s)', 'memory (MB)']],
+             notes='Training time includes validation after each epoch. Inference is the model alone. Memory is the peak while training.')
+
+# %% ../../nbs/study/05_slides.ipynb #e042a223
 def _show_mistakes(deck, c, best):
-    "What the best model confuses, what it is most wrong about, and where it looks"
+    "What the best model confuses, and what it is most wrong about"
     ev,what = best.evaluation,f'{best.title} on {c.split}'
     pair = ev.most_confused(1)
     mistake = f'{best.title} makes no mistake on {c.split}'
     if len(pair): mistake = f'The most frequent mistake of {best.title}: {pair.actual.iloc[0]} taken for {pair.predicted.iloc[0]}'
-    deck.add(mistake, png=figure_png(ev.plot_confusion, True, dpi=150), alt=f'Confusion matrix of {what}, share of each actual class')
+    deck.add(mistake, png=figure_png(ev.plot_confusion, True, dpi=150), alt=f'Confusion matrix of {what}, share of each actual class',
+             notes='Rows are actual classes, columns what was predicted. Mistakes have a colour scale of their own.')
     deck.add(f'What {best.title} is most wrong about', png=figure_png(ev.plot_pictures, 'top_losses', 12, dpi=150),
-             alt=f'Pictures with the highest losses, {what}')
+             alt=f'Pictures with the highest losses, {what}', notes='Confident mistakes. Some are wrong labels.')
+
+def _show_inside(deck, c, best):
+    "Where the best model looks, and what its layers make of a picture"
     if not has_filters(best.learn.model): return
-    own = best.own_evaluation
+    own,what = best.own_evaluation,f'{best.title} on {c.split}'
     looked = look_at(best.learn, list(own.picked('right', 7).index), own.split)
-    deck.add(f'What speaks for the class, in the eyes of {best.title}',
-             ['Grad-CAM: red is what speaks for the predicted class. It says where, not what.'],
-             png=figure_png(plot_maps, best.learn, looked, dpi=150), alt=f'Class activation maps over pictures, {what}')
+    if best.size >= 24:
+        deck.add(f'Inside the network: where {best.title} looks',
+                 ['Grad-CAM: the brighter, the more speaks for the predicted class. It says where, not what.'],
+                 png=figure_png(plot_maps, best.learn, looked, dpi=150), alt=f'Class activation maps over pictures, {what}',
+                 notes=INSIDE['maps'][1])
+    deck.add('Inside the network: what its stages make of one picture', png=figure_png(plot_activations, best.learn, looked, dpi=150),
+             alt=f'Activations of some channels of each stage for one picture, {what}', notes=INSIDE['activations'][1])
+
+def _show_ensemble(deck, c):
+    "All trainings as one"
+    if len(c.runs) < 2 or c.runs[0].folds: return
+    ens = c.ensemble()
+    t = ens.show_table()
+    deck.add(f'All {len(c.runs)} trainings as one: {t["accuracy"].iloc[0]} on {c.split}', table=t.iloc[:10],
+             notes='The mean of what the models say. The ensemble stands first, its members below.')
+
+def _show_autoencoders(deck, c):
+    for k,ae in c.autoencoders.items():
+        n = len(ae.dls.loaders[find_split(ae.dls, c.split)[1]].dataset)
+        deck.add(f'Autoencoder, {k}: what the best model keeps of a picture', alt=f'Pictures and what the {k} autoencoder makes of them',
+                 png=figure_png(show_masks, ae, look_at(ae, list(range(min(8, n))), c.split), dpi=150))
 
 # %% ../../nbs/study/05_slides.ipynb #e9022988
 def write_slides(
@@ -118,18 +173,25 @@ def write_slides(
     path, # Where to: a .pptx file
     title:str=None, # Of the first slide; by default names the data and the number of models
 ) -> Path: # `path`
-    "Write the comparison as slides: data, models, results, errors, trade-offs, conclusion"
+    "Write the comparison as slides with speaker notes: data, models, training, results, errors, inside the network, trade-offs, conclusion"
     deck,c,t,says = _Slides(),comparison,comparison.table,conclusion(comparison)
     def part(what, f, *args):
         try: f(*args)
         except Exception as e: # after hours of training, the other slides are worth having
             warnings.warn(f'missing in the slides: {what} ({first_line(e)})')
             deck.add(f'Missing here: {what}', [first_line(e)])
+    best = c.of(t.index[0])[0]
     deck.add(title or f'{c.data.name}: {len(t)} model{"s"*(len(t) > 1)} compared', [repr(c.data), 'Made with cnnfast'], first=True)
-    part('data, models and results', _show_overview, deck, c, says)
-    part('mistakes', _show_mistakes, deck, c, c.of(t.index[0])[0])
-    part('costs', _show_costs, deck, c, says)
-    deck.add('Conclusion', says)
+    part('the data', _show_data, deck, c)
+    part('the models', _show_models, deck, c)
+    part('results', _show_results, deck, c, says)
+    part('mistakes', _show_mistakes, deck, c, best)
+    part('the inside of the network', _show_inside, deck, c, best)
+    part('the ensemble', _show_ensemble, deck, c)
+    part('autoencoders', _show_autoencoders, deck, c)
+    trade = first(o for o in says if 'A model from scratch needs' in o) or ''
+    deck.add('Trade-offs', [o[0].upper()+o[1:] for o in re.split(r'; |(?<=\))\. ', trade.removeprefix('Trade-offs: '))], notes=trade)
+    deck.add('Conclusion', [_first_sentence(o) for o in says if o != trade], notes='\n'.join(says))
     with whole_file(path) as f: deck.deck.save(str(f))
     return Path(path)
 
