@@ -227,7 +227,7 @@ def test_report_and_command(tmp_path, monkeypatch):
     "`cnnfast run --autoencoder` writes models that load, a page that shows them beside the ensemble, and trains them once"
     from cnnfast.study import comparison
     monkeypatch.setattr(comparison, 'autoencoder_epochs', lambda n: 2)
-    run = ('run', '--models', 'cnn', '--epochs', 1, '--seeds', 2, '--autoencoder', '--out', tmp_path/'run')
+    run = ('run', 'digits', '--models', 'cnn', '--epochs', 1, '--seeds', 2, '--autoencoder', '--out', tmp_path/'run')
     res = cnnfast_here(*run)
     assert res.returncode == 0, res.stderr
     page = (tmp_path/'run'/'report.html').read_text()
@@ -238,5 +238,6 @@ def test_report_and_command(tmp_path, monkeypatch):
         assert load_model(tmp_path/'run'/'autoencoder'/o, 'cpu').reconstruct(np.zeros((1, 8, 8), dtype=np.uint8)).shape == (1, 8, 8, 1)
     monkeypatch.setattr(comparison, 'fit_with_bar', None) # would fail where it trained again
     assert cnnfast_here(*run, '--resume').returncode == 0
-    fails_with(cnnfast_here('run', '--models', 'ann', '--autoencoder', '--out', tmp_path/'other'), 'None of ann has maps', 'convolutions')
+    res = cnnfast_here('run', 'digits', '--models', 'ann', '--autoencoder', '--out', tmp_path/'other')
+    fails_with(res, 'None of ann has maps', 'convolutions')
     assert not (tmp_path/'other').exists()

@@ -358,6 +358,6 @@ def test_full_disk_while_decoding(photos, small_disk, monkeypatch):
 def test_full_disk_while_writing_results(small_disk):
     "Room for the first model and its checkpoint, not for the second's"
     subprocess.run(['mount', '-o', 'remount,size=8m', small_disk], check=True)
-    res = cnnfast('run', '--models', 'cnn,ann', '--epochs', 1, '--seeds', 1, '--out', small_disk/'out')
+    res = cnnfast('run', 'digits', '--models', 'cnn,ann', '--epochs', 1, '--seeds', 1, '--out', small_disk/'out')
     fails_with(res, 'No space left', 'ann')
     assert (small_disk/'out'/'cnn'/'seed-0'/'weights.safetensors').exists() and not list(small_disk.rglob('.*.part'))

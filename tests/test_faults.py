@@ -21,6 +21,7 @@ from cnnfast.data import store
 from cnnfast.data.pictures import OpenPicture, Picture
 from cnnfast.evaluation.intervals import metric_intervals
 from cnnfast.saving.folder import _hash
+from cnnfast.interpretation.architecture import layer_table
 from cnnfast.study import report as report_module, run as run_module
 from cnnfast.study.comparison import Comparison
 from cnnfast.study.conclusion import conclusion
@@ -42,11 +43,11 @@ def fake_run(title, seed, right_on_valid, right_on_test, n=100):
         preds = np.where(np.arange(n) < right, targs, 1-targs)
         return Evaluation(np.eye(2)[preds], targs, ['a', 'b'], title, split)
     test,valid = evaluation('test', right_on_test),evaluation('valid', right_on_valid)
-    row = dict(model=title, seed=seed, epochs=1, size=8, valid_accuracy=valid.metrics['accuracy'], **test.metrics, parameters=1,
+    row = dict(model=title, seed=seed, epochs=1, size=8, valid_accuracy=valid.metrics['accuracy'], **test.metrics, parameters=1, disk_mb=1.,
                train_seconds=1., pictures_per_second=1., peak_memory_mb=1.)
     history = pd.DataFrame(dict(epoch=[0], train_accuracy=[0.9], valid_accuracy=[right_on_valid/n]))
     return SimpleNamespace(title=title, seed=seed, evaluation=test, valid=valid, row=row, recipe=Recipe('cnn'), history=history,
-                           folds=None, times=f'seed {seed}')
+                           folds=None, data='', times=f'seed {seed}')
 
 def test_winner_is_chosen_on_valid():
     "The one that is best on valid, over seeds, though another is ahead on test; and that is said"
@@ -150,7 +151,7 @@ def test_balance_is_said(photos):
         assert said in repr(even) and even.name != data.name and even.summary().index.name == said
         assert even._cache_dir() == data._cache_dir() # the pictures are the same
     assert 'train and valid oversampled' in repr(data.balance(valid=True))
-    assert 'train oversampled' in report_module._data_section(data.balance())['summary']
+    assert 'train oversampled' in report_module._data_section('photos', data.balance(), False)['summary']
 
 # 6. Other classes
 
@@ -313,7 +314,7 @@ def test_report_in_spite_of_everything(tmp_path, monkeypatch):
     dls = digits().subset(per_class=20).dataloaders(bs=32)
     c = Comparison(digits(), [run_recipe(Recipe(o, epochs=1), dls, seed) for o in ('ann', 'cnn') for seed in (0, 1)])
     c.autoencode(epochs=1)
-    together = [['_metrics_table', '_class_table', '_layers', '_failures', '_inside'],
+    together = [['_metrics_table', '_class_table', '_trained', '_examples', '_inside'],
                 ['plot_history', 'look_at', '_data_section', 'conclusion'],
                 ['_ensemble_section', '_autoencoder_section', '_model_section', '_table'], ['figure_png']]
     for names in together:
@@ -335,7 +336,7 @@ def test_layers_that_return_tuples():
             self.rnn,self.head = nn.LSTM(8, 4, batch_first=True),nn.Linear(4, 10)
         def forward(self, x): return self.head(self.rnn(x.mean(1))[0][:,-1])
     learn = scratch_learner(digits().dataloaders(bs=64), Net())
-    t = report_module._layers(learn)
+    t = layer_table(learn)
     assert t.output[0].startswith('8×4, ') and not any(o._forward_hooks for o in learn.model.modules())
 
 # 13. Containers

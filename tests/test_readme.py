@@ -1,24 +1,21 @@
 "The README says what is so: its examples run, its commands parse, what it names exists, its figures are those of benchmarks/README.md."
-import ast, importlib.util, io, os, re, shlex
+import ast, importlib.util, os, re, shlex
 from pathlib import Path
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
-from conftest import ROOT, make_photographs
+from conftest import ROOT
 from cnnfast.cli.main import _parser
 
 README,BENCHMARKS = [(ROOT/o).read_text(encoding='utf-8') for o in ('README.md', 'benchmarks/README.md')]
 PROSE = re.sub(r'```.*?```', '', README, flags=re.S)
 BLOCKS = re.findall(r'```(\w*)\n(.*?)\n```', README, flags=re.S) # of outputs, the language is empty
 SPANS = re.findall(r'`([^`\n]+)`', PROSE)
-OPTIONAL = dict(export_onnx=('onnx', 'onnxscript'), slides=('pptx',)) # what a call needs that is not always installed
+OPTIONAL = dict(hand_in=('pptx',)) # what a call needs that is not always installed
 
 def commands(text):
     "The `cnnfast` commands in shell code, as lists of arguments"
     for line in text.replace('&&', '\n').splitlines():
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         if words and Path(words[0]).name == 'cnnfast': yield words[1:]
 
 SHELL = [o for kind,text in BLOCKS if kind == 'sh' for o in commands(text)]
@@ -44,52 +41,24 @@ def run(code, names):
 
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
-    """What the examples leave behind, run in order in one namespace and an empty folder: names, what blocks with an output came to, the
-    folder. It holds what the README takes for granted: pictures of the kind that the models know, and a run as the command writes it.
-    Weights that would be downloaded are random, and few pictures will do for them"""
-    from cnnfast.study.recipe import Recipe
-    from cnnfast.study.run import run_recipe, save_run
-    folder,before = tmp_path_factory.mktemp('readme'),os.getcwd()
-    names,results = {},[]
+    "What the examples leave behind, run in order in one namespace and an empty folder: names, the folder"
+    folder,before,names = tmp_path_factory.mktemp('readme'),os.getcwd(),{}
     os.chdir(folder)
     try:
-        exec('from cnnfast import *', names)
-        data,trial = names['digits'](),names['try_backbones']
-        Path('pictures').mkdir()
-        make_photographs(Path('photos'))
-        for i in data.splits['test'][:5]: Image.fromarray(np.asarray(data.items[i].array)).save(f'pictures/{i}.png')
-        save_run(run_recipe(Recipe('fast_cnn', epochs=1), data.dataloaders(bs=64)), 'cnnfast-digits/fast_cnn/seed-0', data)
-        def random_weights(data, *args, **kwargs):
-            return trial(data.subset(per_class=20).subset(per_class=5, splits='valid'), *args, **kwargs, pretrained=False)
-        for (kind,text),(after,output) in zip(BLOCKS, [*BLOCKS[1:], ('', '')]):
-            if kind != 'python': continue
-            value = run(text, names)
-            if output and not after: results.append((value, output))
-            names['try_backbones'] = random_weights
+        for kind,text in BLOCKS:
+            if kind == 'python': run(text, names)
     finally: os.chdir(before)
-    return names,results,folder
+    return names,folder
 
 def test_examples_run(ran):
     "To the end, and they write what they say"
-    names,_,folder = ran
-    wanted = {'model', 'together', 'submission.csv', 'report.html'} | ({'model.onnx'} if lacks('export_onnx()') is None else set())
+    names,folder = ran
+    wanted = {'model'} | ({'hand-in'} if lacks('hand_in()') is None else set())
     assert wanted <= {o.name for o in folder.iterdir()}
-    assert len(pd.read_csv(folder/'submission.csv')) == 5
-    assert names['evaluate'](names['learn']).metrics['accuracy'] > 0.9
-    assert names['ens'].names and len(names['ens'].members) == 3
+    assert names['evaluate'](names['tuned']).metrics['accuracy'] > names['evaluate'](names['learn']).metrics['accuracy'] > 0.2
+    assert len(names['comparison'].runs) == 2
 
-def test_outputs_are_those_of_the_code(ran):
-    "As far as they do not depend on the machine"
-    data,history,per_class = ran[1]
-    assert repr(data[0]) == data[1]
-    def parsed(text): return pd.read_csv(io.StringIO(text), sep=r'\s+')
-    shown = parsed(history[1])
-    assert list(shown.columns) == list(history[0].columns) and shown.epoch.tolist() == history[0].epoch.tolist()
-    np.testing.assert_allclose(shown.iloc[-1], history[0].iloc[-1], atol=0.03)
-    shown = parsed(per_class[1])
-    assert list(shown.columns) == list(per_class[0].columns)
-    assert shown.support.tolist() == per_class[0].support.tolist()
-    np.testing.assert_allclose(shown.f1.mean(), per_class[0].f1.mean(), atol=0.03)
+def test_it_is_short(): assert len(README.splitlines()) <= 120
 
 def test_calls_in_prose_and_comments_exist(ran):
     "Every function and method that is named with brackets"
@@ -97,12 +66,12 @@ def test_calls_in_prose_and_comments_exist(ran):
     comments = [o for kind,text in BLOCKS if kind == 'python' for o in re.findall(r'#(.*)', text)]
     called = {o for text in [*SPANS, *comments] for o in re.findall(r'(?<![\w/-])([a-zA-Z_]\w*)\(', text)}
     methods = {m for o in list(names.values()) if not isinstance(o, type) for m in dir(type(o))}
-    assert len(called) > 15
+    assert len(called) >= 7
     assert not {o for o in called if o not in names and o not in methods}
 
 # The commands
 
-def test_there_are_commands(): assert len(SHELL) >= 8 and len(INLINE) >= 4
+def test_there_are_commands(): assert len(SHELL) >= 7 and len(INLINE) >= 4
 
 @pytest.mark.parametrize('words', SHELL+INLINE, ids=' '.join)
 def test_command_parses(words, capsys):
@@ -116,7 +85,7 @@ def test_command_parses(words, capsys):
     from cnnfast.study.recipe import as_recipe
     for o in (getattr(args, 'models', None) or '').split(',') if args.command == 'run' else []: o and as_recipe(o)
     assert getattr(args, 'augment', None) in (None, *AUGMENTATIONS)
-    assert getattr(args, 'balance', None) in (None, *BALANCE)
+    assert {*(getattr(args, 'balance', None) or 'none').split(',')} <= {'none', *BALANCE}
 
 def test_options_in_prose_exist():
     parser = _parser()
@@ -145,25 +114,19 @@ def test_every_notebook_is_linked():
 def rows(text): return [o for o in text.splitlines() if o.startswith('|') and not o.startswith('| ---')]
 
 def test_figures_stand_in_the_benchmarks():
-    "What the README shows of them is the same there, row by row where a table is taken over, and figure by figure"
-    for start,end in (('## A folder of photographs', '## Your own pictures'), ('## What to expect', '## Develop')):
-        section = README[README.index(start):README.index(end)]
-        figures = re.findall(r'\d+\.\d+%', section)
-        assert figures and 'benchmarks/README.md' in section
-        assert not [o for o in figures if o not in BENCHMARKS]
-    taken = [o for o in rows(section) if o.count('%') > 2]
-    assert taken and set(taken) <= set(rows(BENCHMARKS))
-    assert len(rows(section)) <= 12
+    "What the README shows of them is the same there"
+    section = README[README.index('## A folder of photographs'):README.index('## What else it does')]
+    figures = re.findall(r'\d+\.\d+%', README)
+    assert figures == re.findall(r'\d+\.\d+%', section) and 'benchmarks/README.md' in section
+    assert not [o for o in figures if o not in BENCHMARKS]
 
 def test_figures_stand_nowhere_else():
     "No other Markdown of the project has rows of theirs"
     measured = {o for o in rows(BENCHMARKS) if re.search(r'\d', o)}
-    assert len(measured) > 50
-    section = README[README.index('## What to expect'):README.index('## Develop')]
-    assert not measured & set(rows(README.replace(section, '')))
+    assert len(measured) > 50 and not measured & set(rows(README))
     for o in (ROOT/'nbs').rglob('*.ipynb'):
         text = o.read_text(encoding='utf-8')
-        if o.name != 'index.ipynb': assert not [r for r in measured if r in text], o.name
+        assert not [r for r in measured if r in text], o.name
 
 @pytest.mark.parametrize('section', re.split(r'^## ', BENCHMARKS, flags=re.M)[1:], ids=lambda o: o.splitlines()[0])
 def test_benchmark_says_how_it_was_made(section):

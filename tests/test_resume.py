@@ -180,7 +180,7 @@ def test_full_disk_keeps_the_checkpoint(broken_off, monkeypatch):
 
 def test_run_goes_on(tmp_path, monkeypatch):
     "`cnnfast run --resume`: finished models are not trained again, and what was broken off ends as if it had not been"
-    args = ['run', '--models', 'ann,cnn', '--epochs', 3, '--seeds', 1]
+    args = ['run', 'digits', '--models', 'ann,cnn', '--epochs', 3, '--seeds', 1]
     assert cnnfast_here(*args, '--out', tmp_path/'whole').returncode == 0
     trained,stop = [],[True]
     class _Watch(Callback): # the underscore: nothing that a checkpoint keeps

@@ -13,7 +13,7 @@ from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.code import recorded
 from .pictures import ItemLabel, take_items
-from .splits import class_positions
+from .splits import class_positions, fill_splits
 from .dataset import ImageData
 
 # %% ../../nbs/data/04_selection.ipynb #31c6247c
@@ -135,6 +135,21 @@ def balance(self:ImageData,
     which = ('train', 'valid') if valid else ('train',)
     splits = {k:_resampled(v, self.targs, how, rng) if k in which else v for k,v in self.splits.items()}
     return self.new(splits=splits, **_named(self, how, f"{' and '.join(which)} {how}d"))
+
+# %% ../../nbs/data/04_selection.ipynb #9e1ffc2e
+@patch
+@recorded
+def resplit(self:ImageData,
+    valid_pct:float=0.2, # Share of all pictures for validation
+    test_pct:float=0.1, # Share of all pictures for test; None: no test split
+    seed:int=42, # Of the split
+) -> ImageData:
+    "The data set divided anew into train, valid and test"
+    pos = np.unique(np.concatenate(list(self.splits.values())))
+    if len(pos) < len(self): raise ValueError(f'{self.name} has pictures more than once: divide it first, then balance it')
+    parts = fill_splits(dict(train=np.arange(len(pos))), self.targs[pos], self.vocab, valid_pct, test_pct, seed,
+                        None if self.groups is None else self.groups[pos])
+    return self.new(splits={k:pos[v] for k,v in parts.items()}, own_test=False)
 
 # %% ../../nbs/data/04_selection.ipynb #b82ff5b4
 def _check_folds(data, k, pos, n_train):

@@ -10,24 +10,28 @@ __all__ = ['layer_table', 'plot_architecture']
 # %% ../../nbs/interpretation/04_architecture.ipynb #7f8b672b
 from fastai.vision.all import *
 from ..core.text import clipped
-from ..core.plotting import PALETTE, text_color
 from .activations import look_at
 
 # %% ../../nbs/interpretation/04_architecture.ipynb #116e1243
+def _shape_text(output):
+    "The shape of a layer's output, or of each of them"
+    if isinstance(output, Tensor): return '×'.join(map(str, output.shape[1:]))
+    return ', '.join(filter(None, map(_shape_text, output))) if isinstance(output, (tuple, list)) else ''
+
 def _called(learn):
-    "The layers of a model [(name, module, shape of the output)], in the order of their first calls; those never called have the shape ()"
+    "The layers of a model [(name, module, shape of the output, as text)], in the order of their first calls; of those never called, ()"
     own = [(n, m) for n,m in learn.model.named_modules() if n and (not list(m.children()) or list(m.parameters(recurse=False)))]
     shapes,names,hooks = {},dict((m, n) for n,m in own),[]
     def note(m, inputs, output):
         o = output[0] if isinstance(output, (tuple, list)) else output
-        shapes.setdefault(m, tuple(o.shape[1:]) if isinstance(o, Tensor) else ())
+        shapes.setdefault(m, (tuple(o.shape[1:]) if isinstance(o, Tensor) else (), _shape_text(output)))
     xb = learn.dls.valid.one_batch()[0][:2].as_subclass(Tensor)
     try:
         hooks += [m.register_forward_hook(note) for m in names]
         with torch.no_grad(): learn.model.to(xb.device).eval()(xb)
     finally:
         for h in hooks: h.remove()
-    return [(names[m], m, s) for m,s in shapes.items()] + [(n, m, ()) for n,m in own if m not in shapes]
+    return [(names[m], m, *o) for m,o in shapes.items()] + [(n, m, (), '') for n,m in own if m not in shapes]
 
 def _own_params(m): return sum(o.numel() for o in m.parameters(recurse=False))
 
@@ -36,8 +40,8 @@ def layer_table(
     learn, # A `Learner`
 ) -> pd.DataFrame: # One row per layer: layer, type, output (channels×height×width), parameters
     "The layers of a model, in the order of their calls"
-    return pd.DataFrame([dict(layer=n, type=type(m).__name__, output='×'.join(map(str, s)), parameters=_own_params(m))
-                         for n,m,s in _called(learn) if not isinstance(m, nn.Identity)])
+    return pd.DataFrame([dict(layer=n, type=type(m).__name__, output=text, parameters=_own_params(m))
+                         for n,m,_,text in _called(learn) if not isinstance(m, nn.Identity)])
 
 # %% ../../nbs/interpretation/04_architecture.ipynb #b8cd31e3
 def _kind(m):
@@ -51,7 +55,7 @@ def _kind(m):
 def _steps(called):
     "The layers as steps: [(kinds, shape, parameters)], one for each layer with weights"
     steps = []
-    for _,m,s in called:
+    for _,m,s,_ in called:
         if not s: continue
         if isinstance(m, (nn.Conv2d, nn.Linear)) or not steps: steps.append([[], s, 0])
         last = steps[-1]
