@@ -1,5 +1,5 @@
 "The README says what is so: its examples run, its commands parse, what it names exists, its figures are those of benchmarks/README.md."
-import ast, importlib.util, os, re, shlex
+import ast, importlib.util, json, os, re, shlex
 from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
@@ -103,6 +103,21 @@ def test_links_lead_somewhere():
         links = [o.split('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith(('http', '#'))]
         assert links
         assert not [o for o in links if not ((ROOT/name).parent/o).exists()]
+
+SITE = 'https://github.com/cnnfast/cnnfast/blob/main/'
+PAGES = [o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(ROOT).parts)]
+
+@pytest.mark.parametrize('nb', PAGES, ids=lambda o: f'{o.parent.name}/{o.stem}')
+def test_links_of_pages_lead_somewhere(nb):
+    "To another page of the docs site, or to a file of the repository by its address"
+    text = '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    links = [o.split('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith('#')]
+    dead = [o for o in links if o.startswith(SITE) and not (ROOT/o.removeprefix(SITE)).exists()]
+    for o in links:
+        if not o.startswith('http'):
+            to = (nb.parent/o).resolve()
+            if not to.exists() or ROOT/'nbs' not in to.parents: dead.append(o)
+    assert not dead
 
 def test_every_notebook_is_linked():
     "In the order of the topics"

@@ -108,5 +108,5 @@ def test_slides(comparison, tmp_path):
 
 def test_slides_without_the_package(comparison, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'pptx', None)
-    with pytest.raises(ImportError, match=r'cnnfast\[slides\]'): comparison.slides(tmp_path/'report.pptx')
+    with pytest.raises(ImportError, match=r'pip install .*\[slides\]'): comparison.slides(tmp_path/'report.pptx')
     assert not list(tmp_path.iterdir())

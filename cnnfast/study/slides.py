@@ -10,7 +10,7 @@ __all__ = []
 # %% ../../nbs/study/05_slides.ipynb #d5e8e019
 import io, warnings
 from fastai.vision.all import *
-from ..core.text import first_line
+from ..core.text import first_line, install_extra
 from ..core.disk import whole_file
 from ..data.distribution import imbalance
 from ..data.loading import find_split
@@ -28,7 +28,7 @@ from .report import INSIDE, figure_png
 def check_slides():
     "Raise `ImportError` where slides cannot be written"
     try: import pptx
-    except ImportError: raise ImportError('Slides need a package of their own: pip install cnnfast[slides]') from None
+    except ImportError: raise ImportError(f'Slides need a package of their own: {install_extra("slides")}') from None
 
 class _Slides:
     "Slides of 16:9, with a title, and below it text, a table or a figure"
