@@ -43,7 +43,8 @@ def fake_run(title, seed, right_on_valid, right_on_test, n=100):
         preds = np.where(np.arange(n) < right, targs, 1-targs)
         return Evaluation(np.eye(2)[preds], targs, ['a', 'b'], title, split)
     test,valid = evaluation('test', right_on_test),evaluation('valid', right_on_valid)
-    row = dict(model=title, seed=seed, epochs=1, size=8, valid_accuracy=valid.metrics['accuracy'], **test.metrics, parameters=1, disk_mb=1.,
+    row = dict(model=title, seed=seed, epochs=1, size=8, valid_accuracy=valid.metrics['accuracy'],
+               valid_recall=valid.metrics['recall_macro'], **test.metrics, parameters=1, disk_mb=1.,
                train_seconds=1., pictures_per_second=1., peak_memory_mb=1.)
     history = pd.DataFrame(dict(epoch=[0], train_accuracy=[0.9], valid_accuracy=[right_on_valid/n]))
     return SimpleNamespace(title=title, seed=seed, evaluation=test, valid=valid, row=row, recipe=Recipe('cnn'), history=history,

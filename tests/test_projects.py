@@ -48,6 +48,8 @@ def test_all_are_judged_by_the_same_pictures(both, rare):
     assert len(own[2]) > len(own[0]) == len(rare.splits['valid']) # trained beside a larger, balanced one
     for o in c.runs: assert (o.valid.targs == rare.targs[rare.splits['valid']]).all()
     assert c.table.index[0].startswith('tiny_resnet') # pretraining weighs more than balance
+    best = max(c.runs, key=lambda o: o.valid.metrics['recall_macro'])
+    assert c.table.index[0] == best.title and 'mean recall on valid' in c.show_table() # each class counts alike
     t = pd.read_csv(out/'results.csv')
     assert list(t.data) == ['as it is']*2 + ['balanced']*2
     assert (out/'balanced'/'cnn'/'seed-0'/'weights.safetensors').exists()

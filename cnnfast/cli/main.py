@@ -152,7 +152,7 @@ def _trained(args, data, models, weights, out):
     if args.augment: kwargs['augment'] = args.augment
     if args.minutes: return fit(data, max(_minutes_left(args), 0.001), seed=args.seed, **kwargs)
     n = args.seeds or default_seeds(next(iter(data.values())) if isinstance(data, dict) else data)
-    return compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, weights=weights,
+    return compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, weights=weights or None,
                    pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, folds=args.folds,
                    autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
 

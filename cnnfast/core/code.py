@@ -50,7 +50,7 @@ def call_code(
     bound,res = inspect.signature(f).bind(*args, **kwargs),[]
     for k,v in bound.arguments.items():
         p = bound.signature.parameters[k]
-        if p.kind is p.VAR_KEYWORD: res += [f'{a}={as_code(b)}' for a,b in v.items()]; continue
+        if p.kind is p.VAR_KEYWORD: res += [f'{a}={as_code(b)}' for a,b in v.items() if b is not None]; continue
         if k == 'self' or k in without or (p.default is not p.empty and type(v) is type(p.default) and v == p.default): continue
         said = k if k in given else as_code(_absolute(v) if k in paths else v)
         res.append(said if p.default is p.empty else f'{k}={said}')

@@ -150,6 +150,7 @@ def _probes(data, clock, device, say):
 # %% ../../nbs/study/09_budget.ipynb #b0b82439
 def _check_fit(data, minutes, out, resume):
     if not minutes > 0: raise ValueError(f'minutes={minutes}: give a number above 0')
+    if isinstance(data, dict): raise TypeError('fit takes one data set: compare takes several')
     if data.kept is None:
         raise ValueError(f'{data.name} has pictures of {data.size} pixels: minutes are for photographs, of 96 pixels or more. '
                          'Give epochs instead')

@@ -36,6 +36,9 @@ class Comparison:
     @property
     def n_seeds(self): return len({o.seed for o in self.runs})
     @property
+    def criterion(self): # What models are chosen by: a column of `table`, and its name for people
+        return ('valid_recall', 'mean recall on valid') if len(self.datas) > 1 else ('valid_accuracy', 'on valid')
+    @property
     def seen(self) -> dict: # title -> what its pretraining has seen of these pictures, in words
         return {o.title:s for o in self.runs if (s := o.recipe.seen(self.data))}
     def of(self, model): return [o for o in self.runs if o.title == model]
@@ -76,7 +79,7 @@ def table(self:Comparison) -> pd.DataFrame: # Indexed by model, best on valid fi
     "Mean over seeds for each model, with a 95% interval for the accuracy"
     means = self.results.groupby('model', sort=False).mean(numeric_only=True).drop(columns='seed')
     for i,k in enumerate(('low', 'high')): means.insert(3+i, k, [self.intervals(m).loc['accuracy', k] for m in means.index])
-    means,seen = means.sort_values('valid_accuracy', ascending=False, kind='stable'),self.seen
+    means,seen = means.sort_values(self.criterion[0], ascending=False, kind='stable'),self.seen
     return means.loc[sorted(means.index, key=lambda o: o in seen)]
 
 @patch
@@ -93,7 +96,8 @@ def show_table(self:Comparison,
     "The table as text, for people"
     if by not in ('valid', 'test'): raise ValueError(f"by={by!r} is not known: use 'valid' or 'test'")
     t = self.table if by == 'valid' else self.table.sort_values('accuracy', ascending=False, kind='stable')
-    chosen = {} if self.split == 'valid' else {'on valid':t.valid_accuracy.map('{:.2%}'.format)}
+    by,name = self.criterion
+    chosen = {} if self.split == 'valid' else {name:t[by].map('{:.2%}'.format)}
     seen = {'pretrained on':[s.get(o, '') for o in t.index]} if (s := self.seen) else {}
     return pd.DataFrame({
         **chosen, 'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
@@ -170,7 +174,7 @@ def autoencode(self:Comparison,
 ) -> dict: # {'masked': Learner, 'latent': Learner}
     "Autoencoders on the best model; the report shows them"
     seen = self.seen
-    ranked = sorted(self.runs, key=lambda o: (o.title in seen, -o.valid.metrics['accuracy']))
+    ranked = sorted(self.runs, key=lambda o: (o.title in seen, -o.row[self.criterion[0]]))
     learn = first((o.learn for o in ranked), has_pyramid)
     if learn is None: raise no_pyramid(dict.fromkeys(o.title for o in self.runs))
     epochs,self.autoencoders = epochs or autoencoder_epochs(len(learn.dls.train_ds)),{}

@@ -24,7 +24,9 @@ def _caveats(c):
 
 def _chosen(c, a):
     if c.split == 'valid': return 'It was chosen as the best on them, so new pictures will be a little harder.'
-    return f'It was chosen on valid, where it is the best with {a.valid_accuracy:.1%}.'
+    by,name = c.criterion
+    if by == 'valid_accuracy': return f'It was chosen on valid, where it is the best with {a[by]:.1%}.'
+    return f'It was chosen by its {name}, where it is the best with {a[by]:.1%}: so each class counts alike.'
 
 def _times(c): return f'{len(folds)} folds' if (folds := c.runs[0].folds) else 'one seed'
 

@@ -113,7 +113,7 @@ class Run:
     @property
     def row(self): # For the table of results
         return dict(model=self.title, **(dict(data=self.data) if self.data else {}), seed=self.seed, epochs=self.epochs, size=self.size,
-                    valid_accuracy=self.valid.metrics['accuracy'],
+                    valid_accuracy=self.valid.metrics['accuracy'], valid_recall=self.valid.metrics['recall_macro'],
                     **self.evaluation.metrics, parameters=self.parameters, disk_mb=self.disk_mb, train_seconds=self.train_seconds,
                     pictures_per_second=self.pictures_per_second, peak_memory_mb=self.peak_memory_mb)
 

@@ -122,7 +122,7 @@ def _show_results(deck, c, says):
     "The table, and what it cost"
     shown = c.show_table()
     deck.add(_first_sentence(says[0]), notes=says[0],
-             table=shown[[o for o in ('on valid', 'accuracy', '95% interval', 'points behind', 'F1 (macro)') if o in shown]])
+             table=shown[[o for o in (c.criterion[1], 'accuracy', '95% interval', 'points behind', 'F1 (macro)') if o in shown]])
     deck.add('Accuracy and training time', png=figure_png(c.plot_costs, dpi=150), notes='\n'.join(says[1:]),
              alt='Accuracy of each model with its 95% interval, and its training time')
     deck.add('What it costs', table=shown[['parameters', 'epochs', 'training (s)', 'inference (pictures/s)', 'memory (MB)']],
@@ -190,7 +190,7 @@ def write_slides(
     part('the ensemble', _show_ensemble, deck, c)
     part('autoencoders', _show_autoencoders, deck, c)
     trade = first(o for o in says if 'A model from scratch needs' in o) or ''
-    deck.add('Trade-offs', [o[0].upper()+o[1:] for o in re.split(r'; |(?<=\))\. ', trade.removeprefix('Trade-offs: '))], notes=trade)
+    deck.add('Trade-offs', re.split(r'; |(?<=\))\. ', trade.removeprefix('Trade-offs: ')), notes=trade)
     deck.add('Conclusion', [_first_sentence(o) for o in says if o != trade], notes='\n'.join(says))
     with whole_file(path) as f: deck.deck.save(str(f))
     return Path(path)
