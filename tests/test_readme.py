@@ -56,7 +56,7 @@ def test_examples_run(ran):
     wanted = {'model'} | ({'hand-in'} if lacks('hand_in()') is None else set())
     assert wanted <= {o.name for o in folder.iterdir()}
     assert names['evaluate'](names['tuned']).metrics['accuracy'] > names['evaluate'](names['learn']).metrics['accuracy'] > 0.2
-    assert len(names['comparison'].runs) == 2
+    assert len(names['comparison'].runs) == 2 and f"```\n{names['data']!r}\n```" in README
 
 def test_it_is_short(): assert len(README.splitlines()) <= 120
 

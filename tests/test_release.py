@@ -15,7 +15,8 @@ def run(*args, **kwargs):
 def dist(tmp_path_factory):
     "Both archives, built of the files that git knows"
     source,out = tmp_path_factory.mktemp('source'),tmp_path_factory.mktemp('dist')
-    files = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    known = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    files = subprocess.run(known, cwd=ROOT, capture_output=True, text=True)
     if files.returncode: pytest.skip('needs a git checkout')
     for o in filter(None, files.stdout.split('\0')):
         if not (ROOT/o).is_file() or o.startswith(('nbs/', 'tests/', 'benchmarks/')): continue
@@ -43,5 +44,6 @@ def test_wheel_runs_away_from_the_checkout(dist, tmp_path):
     said = run('-c', 'import cnnfast; print(cnnfast.__file__); print(cnnfast.cifar10_sample())', cwd=tmp_path, env=env)
     assert said.startswith(str(there)) and '1,000 test' in said
     code = "import sys; from cnnfast.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    run('-c', code, 'run', '--classes', 2, '--per-class', 20, '--models', 'cnn,tiny_resnet', '--epochs', 1, '--out', 'out', cwd=tmp_path, env=env)
+    args = ['run', '--classes', 2, '--per-class', 20, '--models', 'cnn,tiny_resnet', '--epochs', 1, '--out', 'out']
+    run('-c', code, *args, cwd=tmp_path, env=env)
     assert (tmp_path/'out'/'report.html').stat().st_size > 10**5

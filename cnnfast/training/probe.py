@@ -181,7 +181,7 @@ def fine_tune_probe(self:Learner,
 def probe(
     data, # An `ImageData`, or `DataLoaders`
     archs=None, # Names of timm architectures; by default the backbone at hand that suits the pictures
-    size:int=None, # Pixels a side, where `data` is an `ImageData`; by default what suits the backbone
+    size:int=None, # Pixels a side: by default what suits the backbone; of `DataLoaders`, what their pictures are enlarged to
     bs:int=32, # Batch size, where `data` is an `ImageData`
     cache:bool=True, # Keep the features on disk for the next time?
     **kwargs, # For `transfer_learner`: `weights`, `seed`, …
@@ -193,7 +193,7 @@ def probe(
         arch = arch or default_backbone(data.size)
         size = size or suited_size(arch, data)
         dls = sized_loaders(data, size, bs=min(bs, len(data.splits['train'])), val_bs=bs, train_size=train_size(size))
-    else: dls = data
+    else: dls,kwargs['size'] = data,size
     learn = probe_learner(dls, arch, **kwargs)
     learn.fit_probe(cache)
     return learn
