@@ -147,11 +147,12 @@ def _trained(args, data, models, weights, out):
     "What `cnnfast run` is about: models that are trained, compared, and written to `out`"
     from cnnfast.study.budget import fit
     from cnnfast.study.pipeline import compare
+    from cnnfast.study.judging import alike
     from cnnfast.study.recipe import default_seeds
     kwargs = dict(out=out, resume=args.resume, budget=args.memory, device=args.device)
     if args.augment: kwargs['augment'] = args.augment
     if args.minutes: return fit(data, max(_minutes_left(args), 0.001), seed=args.seed, **kwargs)
-    n = args.seeds or default_seeds(next(iter(data.values())) if isinstance(data, dict) else data)
+    n = args.seeds or default_seeds(next(iter(alike(data).values())))
     return compare(data, models, seeds=range(args.seed, args.seed+n), epochs=args.epochs, bs=args.bs, weights=weights or None,
                    pretrained=not args.no_pretrained, lr=args.lr, patience=args.patience, folds=args.folds,
                    autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
@@ -166,14 +167,16 @@ def _run(args):
     if args.device: _check_device(args.device)
     if not args.resume: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it (--resume)')
     _import_all()
+    from cnnfast.study.judging import alike
     from cnnfast.study.recipe import as_recipe
     from cnnfast.study.slides import check_slides
     if args.slides or args.hand_in: check_slides()
     models = None if args.models is None else [o.strip() for o in args.models.split(',') if o.strip()]
     for m in models or (): as_recipe(m) # an unknown name shows now
     data = _data_of(args)
-    for o in data.values() if isinstance(data, dict) else [data]: print(o, flush=True)
-    free,last = _free_name(f'cnnfast-{getattr(data, "name", None) or next(iter(data.values())).name}')
+    datas = list(alike(data).values())
+    for o in datas: print(o, flush=True)
+    free,last = _free_name(f'cnnfast-{datas[0].name}')
     out = Path(args.out or (args.resume and last) or free)
     res = _trained(args, data, models, weights, out)
     if args.slides: res.slides(out/'report.pptx')

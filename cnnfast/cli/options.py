@@ -13,7 +13,7 @@ def path_option(p, help='where the data set lies on disk'): p.add_argument('--pa
 def device_option(p): p.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
 
 # %% ../../nbs/cli/00_options.ipynb #d04377c1
-def training_options(p):
+def _training_options(p):
     "How `cnnfast run` trains"
     add = p.add_argument
     add('--models', help='names, separated by commas (see `cnnfast models`); by default ann,cnn,fast_cnn,tiny_resnet '
@@ -51,7 +51,7 @@ def run_options(p):
     add('--per-class', type=int, help='at most so many training pictures of each class')
     add('--split', help='official or kaggle, for cifar100: kaggle has no labels for test')
     add('--split-seed', type=int, default=42, help='seed of the split into train, valid and test; by default %(default)s')
-    training_options(p)
+    _training_options(p)
     add('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
     add('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs the extra `slides`)')
     add('--hand-in', action='store_true', help='write a folder to hand in, too: notebook, report, slides, README and versions '

@@ -132,8 +132,11 @@ def _optimizer(learn):
     decay = learn.wd if learn.wd is not None else given.get('wd', default.default if default else 0)
     return 'AdamW' if f is FusedAdam else f.__name__,decay
 
+def _probe_default(k): return inspect.signature(Learner.fine_tune_probe).parameters[k].default
+
 def _schedule(r, learn):
-    if r.probe: return 'one cycle: up over the first quarter, then down; the first layers at a fifth of it'
+    if r.probe:
+        return f'one cycle: up over the first quarter, then down; the first layers at 1/{_probe_default("lr_mult"):g} of it'
     if r.transfers and r.epochs > 1: return 'one cycle for the head alone (1 epoch), then one for all layers'
     if learn.schedule == 'linear': return 'falls in a straight line to zero'
     return 'one cycle: up over the first quarter, then down to nearly zero'
@@ -143,7 +146,8 @@ def _regularisation(r, learn, decay):
     drop = sorted({o.p for o in learn.model.modules() if isinstance(o, nn.Dropout) and o.p})
     smoothing = getattr(learn.loss_func, 'eps', 0)
     found = {f'weight decay {0.05 if r.probe else decay:g}':r.probe or decay, f'label smoothing {smoothing:g}':smoothing,
-             f'dropout {", ".join(f"{o:g}" for o in drop)}':drop, 'mixup 0.2, averaged weights, norms as they were':r.probe,
+             f'dropout {", ".join(f"{o:g}" for o in drop)}':drop,
+             f'mixup {_probe_default("mixup"):g}, averaged weights, norms as they were':r.probe,
              f'early stopping after {r.patience} epochs without improvement':r.patience}
     return ', '.join(k for k,o in found.items() if o) or 'none'
 
