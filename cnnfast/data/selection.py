@@ -12,7 +12,7 @@ import numbers
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.code import recorded
-from .pictures import ItemLabel, take_items
+from .pictures import ItemLabel, Picture, take_items
 from .splits import class_positions, fill_splits
 from .dataset import ImageData
 
@@ -150,6 +150,18 @@ def resplit(self:ImageData,
     parts = fill_splits(dict(train=np.arange(len(pos))), self.targs[pos], self.vocab, valid_pct, test_pct, seed,
                         None if self.groups is None else self.groups[pos])
     return self.new(splits={k:pos[v] for k,v in parts.items()}, own_test=False)
+
+# %% ../../nbs/data/04_selection.ipynb #c82b62f1
+@patch
+@recorded
+def withhold_test(self:ImageData) -> ImageData:
+    "The data set without labels of its test pictures: they become `unlabelled`"
+    if 'test' not in self.splits: return self # it came without labels
+    test = self.splits['test']
+    rest = self.new(splits={k:v for k,v in self.splits.items() if k != 'test'})
+    items = take_items(self.items, test)
+    if isinstance(items[0], Picture): items = [Picture(o.array) for o in items]
+    return rest.take(np.setdiff1d(np.arange(len(self.targs)), test), unlabelled=items)
 
 # %% ../../nbs/data/04_selection.ipynb #b82ff5b4
 def _check_folds(data, k, pos, n_train):

@@ -14,7 +14,7 @@ import cnnfast
 from ..core.text import did_you_mean, shortlist
 from ..core.code import recorded
 from .download import fetch_archive
-from .pictures import FilePaths, Picture, take_items
+from .pictures import FilePaths, Picture
 from .splits import fill_splits
 from .dataset import ImageData, digits
 from . import selection # ImageData.take, ImageData.subset
@@ -117,15 +117,6 @@ def _coarse(data, of):
     vocab,targs = np.unique(np.array(of, dtype=object), return_inverse=True)
     return data.new(targs=targs, vocab=vocab)
 
-def _withhold_test(data):
-    "`data` without test labels: the pictures of 'test' become `unlabelled`"
-    if 'test' not in data.splits: return data # it came without labels
-    test = data.splits['test']
-    rest = data.new(splits={k:data.splits[k] for k in ('train', 'valid')})
-    items = take_items(data.items, test)
-    if isinstance(items[0], Picture): items = [Picture(o.array) for o in items]
-    return rest.take(np.setdiff1d(np.arange(len(data.targs)), test), unlabelled=items)
-
 # %% ../../nbs/data/06_standard_sets.ipynb #bdcfa88b
 @recorded
 def cifar100(
@@ -145,7 +136,7 @@ def cifar100(
         raise ValueError(f"{path} is not CIFAR-100: expected train/ and test/ with folders <coarse>/<fine>, or the files meta, train, test")
     data,of = (_fine_from_pickles if pickles else _fine_from_folders)(root, coarse, valid_pct, seed)
     if coarse: data = _coarse(data, of)
-    return _withhold_test(data) if split == 'kaggle' else data
+    return data.withhold_test() if split == 'kaggle' else data
 
 # %% ../../nbs/data/06_standard_sets.ipynb #22677b6b
 def _class_words(path, wnids):

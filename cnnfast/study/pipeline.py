@@ -53,14 +53,14 @@ def _recipes(models, data, epochs, weights, pretrained, **kwargs):
     return {t if titles.count(t) == 1 else f'{t} ({titles[:i].count(t)+1})':o for i,(t,o) in enumerate(zip(titles, recipes))}
 
 def loaders_of(data, bs, kwargs):
-    "What gives the `DataLoaders` of a recipe, at the size that it wants; those of one size are made once"
+    "What gives the `DataLoaders` of a recipe, at the size that it wants; those of one kind are made once"
     made = {}
     def of(recipe):
-        key = recipe.size,recipe.probe
+        key = recipe.size,recipe.probe,str(sorted(recipe.loaders.items()))
         if key not in made:
             own = dict(train_size=train_size(recipe.size)) if recipe.probe and recipe.size else {}
             own['bs'] = default_bs(len(data.splits['train'])) if bs is None else bs
-            made[key] = sized_loaders(data, recipe.size, **{**own, **kwargs})
+            made[key] = sized_loaders(data, recipe.size, **{**own, **kwargs, **recipe.loaders})
         return made[key]
     return of
 
@@ -95,6 +95,12 @@ def _check_known(kwargs, f):
     if odd := [o for o in kwargs if o not in known]:
         known = [*inspect.signature(compare).parameters, *known]
         raise TypeError(f'compare takes no {odd[0]!r}: {did_you_mean(odd[0], [o for o in known if o not in ("self", "kwargs")])}')
+
+def _check_loaders(recipe, data, dls):
+    "Can the pictures be given to a model as its recipe says?"
+    if recipe.loaders and dls is not None: raise ValueError(f'{recipe.model} asks for DataLoaders of its own: leave dls out')
+    if odd := [o for o in recipe.loaders if o == 'bs' or o not in inspect.signature(data.dataloaders).parameters]:
+        raise TypeError(f'Recipe.loaders has {odd[0]!r}, which is no argument of data.dataloaders' + ' but of the recipe itself'*(odd[0] == 'bs'))
 
 # %% ../../nbs/study/08_pipeline.ipynb #11f86e87
 def _finished(recipe, t, title, folder, desc):
@@ -210,6 +216,7 @@ def compare(
     data = next(iter(datas.values()))
     _check_known(kwargs, data.dataloaders)
     recipes = _recipes(default_models(data) if models is None else models, data, epochs, weights, pretrained, lr=lr, patience=patience)
+    for o in recipes.values(): _check_loaders(o, data, dls)
     if not allow_seen: _check_seen(recipes, data)
     if seeds is None: seeds = default_seeds(data)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)

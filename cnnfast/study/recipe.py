@@ -29,6 +29,7 @@ class Recipe:
     kwargs:dict=field(default_factory=dict) # For the learner and the model: `opt_func`, `widths`, …
     size:int=None # Pixels a side of the pictures; None: what suits the model (`suited_size`)
     probe:bool=None # Start from a probe (`fit_probe`), and with 0 epochs end there; None: for photographs
+    loaders:dict=field(default_factory=dict) # For `data.dataloaders`, where it differs from other models: `augment`, `normalize`, …
 
     @property
     def transfers(self): return is_timm(self.model) and (self.pretrained or self.weights is not None)

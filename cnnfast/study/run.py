@@ -15,7 +15,7 @@ from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, in_precision_of, leave, synchronize
 from ..data.augmentation import BatchTransform
-from ..data.loading import find_opener
+from ..data.loading import find_normalization, find_opener
 from ..models.scratch import n_params
 from ..training.optimizers import FusedAdam
 from ..training.callbacks import EpochLog, reused_memory
@@ -141,6 +141,12 @@ def _schedule(r, learn):
     if learn.schedule == 'linear': return 'falls in a straight line to zero'
     return 'one cycle: up over the first quarter, then down to nearly zero'
 
+def _scaled(dls):
+    "How samples are normalised, in words"
+    norm = find_normalization(dls)
+    if norm == 'picture': return 'each normalised by its own mean and deviation'
+    return 'normalised by mean and deviation of each channel' if norm else 'samples from 0 to 1'
+
 def _regularisation(r, learn, decay):
     "What keeps the model from learning its pictures by heart, beside augmentation"
     drop = sorted({o.p for o in learn.model.modules() if isinstance(o, nn.Dropout) and o.p})
@@ -165,7 +171,7 @@ def how_trained(
     smooth = ', with smoothed labels' if getattr(learn.loss_func, 'eps', 0) else ''
     return {'start':run.how, 'loss':f'cross entropy{smooth}', 'optimiser':name, 'highest learning rate':f'{learn.lr:.3g}',
             'schedule':_schedule(r, learn), 'batch size':f'{dls.train.bs}', 'epochs':f'{run.epochs}',
-            'pictures':f'{run.size}×{run.size} pixels', 'augmentation':'; '.join(changes) or 'none',
+            'pictures':f'{run.size}×{run.size} pixels, {_scaled(dls)}', 'augmentation':'; '.join(changes) or 'none',
             'regularisation':_regularisation(r, learn, decay)}
 
 # %% ../../nbs/study/01_run.ipynb #8cfff5c7
@@ -222,7 +228,9 @@ def _data_facts(data, dls):
 def _training_facts(recipe, learn, seed, data):
     "What makes a run the one it is, for `config.json`"
     dls = learn.dls
-    facts = dict(recipe=asdict(recipe), seed=seed, lr=learn.lr, bs=dls.train.bs, augment=[o.name for o in dls.after_batch.fs],
+    known = {k:o for k,o in asdict(recipe).items() if k != 'loaders'}
+    if recipe.loaders: known['loaders'] = str(recipe.loaders)
+    facts = dict(recipe=known, seed=seed, lr=learn.lr, bs=dls.train.bs, augment=[o.name for o in dls.after_batch.fs],
                  mix=getattr(dls, 'mix', None), data=_data_facts(data, dls))
     return json.loads(json.dumps(facts, default=float))
 
