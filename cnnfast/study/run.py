@@ -230,7 +230,8 @@ def _training_facts(recipe, learn, seed, data):
     dls = learn.dls
     known = {k:o for k,o in asdict(recipe).items() if k != 'loaders'}
     if recipe.loaders: known['loaders'] = str(recipe.loaders)
-    facts = dict(recipe=known, seed=seed, lr=learn.lr, bs=dls.train.bs, augment=[o.name for o in dls.after_batch.fs],
+    augment = [re.sub(r", device='[^']*'", '', o.name) for o in dls.after_batch.fs] # the same on another device
+    facts = dict(recipe=known, seed=seed, lr=learn.lr, bs=dls.train.bs, augment=augment,
                  mix=getattr(dls, 'mix', None), data=_data_facts(data, dls))
     return json.loads(json.dumps(facts, default=float))
 

@@ -33,9 +33,10 @@ def _best_strength(x, y, balanced, seed, most=3000, folds=3):
     "The strength with the lowest cross entropy on pictures left out; the middle one where a class has fewer pictures than folds"
     from sklearn.model_selection import StratifiedKFold, cross_val_score, train_test_split
     from sklearn.exceptions import ConvergenceWarning
+    if np.bincount(y).min() < folds: return STRENGTHS[len(STRENGTHS)//2]
     most = max(most, 20*(int(y.max())+1))
     if len(y) > most: x,_,y,_ = train_test_split(x, y, train_size=most, stratify=y, random_state=seed)
-    if np.bincount(y).min() < folds: return STRENGTHS[len(STRENGTHS)//2]
+    if np.bincount(y).min() < folds: return STRENGTHS[len(STRENGTHS)//2] # the share of a rare class
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
