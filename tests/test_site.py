@@ -8,7 +8,7 @@ from cnnfast.cli.main import _parser
 HOST = re.search(r'Documentation = "(.+)"', (ROOT/'pyproject.toml').read_text(encoding='utf-8'))[1]
 INSTALL = '''#| hide
 import sys
-if 'google.colab' in sys.modules: get_ipython().system('pip install -q git+https://github.com/cnnfast/cnnfast')'''
+if 'google.colab' in sys.modules: get_ipython().system('pip install -q "cnnfast[slides] @ git+https://github.com/cnnfast/cnnfast"')'''
 TUTORIALS = sorted((ROOT/'nbs'/'tutorials').glob('*.ipynb'))
 GALLERY = ROOT/'nbs'/'gallery.ipynb'
 
