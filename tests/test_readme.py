@@ -131,6 +131,14 @@ def test_links_of_pages_lead_somewhere(nb):
             assert ROOT/'nbs' in to.parents, o
         assert to.exists() and (not anchor or anchor in anchors(to)), o
 
+@pytest.mark.parametrize('nb', PAGES, ids=lambda o: f'{o.parent.name}/{o.stem}')
+def test_commands_of_pages_parse(nb):
+    "Those with arguments, in blocks of shell code and in the text"
+    text = sources(nb, 'markdown')
+    for o in [*re.findall(r'```sh\n(.*?)```', text, re.S), *re.findall(r'`(cnnfast [^`\n]+)`', re.sub(r'```.*?```', '', text, flags=re.S))]:
+        for words in commands(o):
+            if len(words) > 1 and '--help' not in words: _parser().parse_args(words)
+
 def test_every_notebook_is_linked():
     "In the order of the topics"
     import cnnfast

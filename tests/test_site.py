@@ -53,7 +53,7 @@ def test_gallery_has_every_figure():
 def test_gallery_links_each_figure():
     "Below each heading, the page that explains it"
     for part in re.split('^###? ', prose(GALLERY), flags=re.M)[1:]:
-        assert '.ipynb)' in part or not part.partition('\n')[2].strip(), part
+        assert '.ipynb' in part or not part.partition('\n')[2].strip(), part
 
 def test_sample_report_is_published():
     "Its links name what the docs workflow writes into the folder that it publishes, by a command that exists"
