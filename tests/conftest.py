@@ -1,5 +1,5 @@
 "What the tests share: a cache folder of their own, real pictures, and the command as a user starts it."
-import io, os, subprocess, sys, tarfile, tempfile
+import io, json, os, subprocess, sys, tarfile, tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,10 @@ TINY = sorted((ROOT.parent/'shared'/'data').glob('tiny-imagenet-200-part-*.tgz')
 
 needs_tiny = pytest.mark.skipif(len(TINY) < 2, reason='needs ../shared/data/tiny-imagenet-200-part-*.tgz, a real part of Tiny ImageNet')
 needs_cifar = pytest.mark.skipif(not CIFAR.exists(), reason='needs ../shared/data/cifar10.tgz, real CIFAR-10')
+
+def sources(nb, kind):
+    "What stands in the cells of a notebook that are 'code', or 'markdown'"
+    return '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind)
 
 def pytest_unconfigure(): _home.cleanup()
 

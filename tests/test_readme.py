@@ -3,7 +3,7 @@ import ast, importlib.util, json, os, re, shlex
 from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
-from conftest import ROOT
+from conftest import ROOT, sources
 from cnnfast.cli.main import _parser
 
 README,BENCHMARKS = [(ROOT/o).read_text(encoding='utf-8') for o in ('README.md', 'benchmarks/README.md')]
@@ -100,29 +100,49 @@ def test_options_in_prose_exist():
 def test_links_lead_somewhere():
     for name in ('README.md', 'benchmarks/README.md'):
         text = (ROOT/name).read_text(encoding='utf-8')
-        links = [o.split('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith(('http', '#'))]
+        links = [o.split('#') for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith('http')]
         assert links
-        assert not [o for o in links if not ((ROOT/name).parent/o).exists()]
+        for o,*anchor in links:
+            to = (ROOT/name).parent/o if o else ROOT/name
+            assert to.exists() and (not anchor or anchor[0] in anchors(to)), o
 
 SITE = 'https://github.com/cnnfast/cnnfast/blob/main/'
 PAGES = [o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(ROOT).parts)]
 
+def slug(heading): return re.sub(r'[^\w\- ]', '', heading.strip().lower()).replace(' ', '-')
+
+def anchors(page):
+    "What a link can point at within it: headings and, in a notebook, what it documents"
+    nb = page.suffix == '.ipynb'
+    found = {slug(o) for o in re.findall(r'^#+ (.+)', sources(page, 'markdown') if nb else page.read_text(encoding='utf-8'), re.M)}
+    if nb: found |= {o.lower() for o in re.findall(r'^(?:def|class) (\w+)', sources(page, 'code'), re.M)}
+    if nb: found |= {f'{c}.{f}'.lower() for f,c in re.findall(r'^def (\w+)\(self:(\w+)', sources(page, 'code'), re.M)}
+    return found
+
 @pytest.mark.parametrize('nb', PAGES, ids=lambda o: f'{o.parent.name}/{o.stem}')
 def test_links_of_pages_lead_somewhere(nb):
-    "To another page of the docs site, or to a file of the repository by its address"
-    text = '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
-    links = [o.split('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text) if not o.startswith('#')]
-    dead = [o for o in links if o.startswith(SITE) and not (ROOT/o.removeprefix(SITE)).exists()]
-    for o in links:
-        if not o.startswith('http'):
-            to = (nb.parent/o).resolve()
-            if not to.exists() or ROOT/'nbs' not in to.parents: dead.append(o)
-    assert not dead
+    "To another page of the docs site, a picture, or a file of the repository by its address; and there to a heading, or a name"
+    for o in re.findall(r'\]\(([^)\s]+)\)', sources(nb, 'markdown')):
+        link,_,anchor = o.partition('#')
+        if link.startswith(SITE): to = ROOT/link.removeprefix(SITE)
+        elif link.startswith('http'): continue
+        else:
+            to = (nb.parent/link).resolve() if link else nb
+            assert ROOT/'nbs' in to.parents, o
+        assert to.exists() and (not anchor or anchor in anchors(to)), o
+
+@pytest.mark.parametrize('nb', PAGES, ids=lambda o: f'{o.parent.name}/{o.stem}')
+def test_commands_of_pages_parse(nb):
+    "Those with arguments, in blocks of shell code and in the text"
+    text = sources(nb, 'markdown')
+    for o in [*re.findall(r'```sh\n(.*?)```', text, re.S), *re.findall(r'`(cnnfast [^`\n]+)`', re.sub(r'```.*?```', '', text, flags=re.S))]:
+        for words in commands(o):
+            if len(words) > 1 and '--help' not in words: _parser().parse_args(words)
 
 def test_every_notebook_is_linked():
     "In the order of the topics"
     import cnnfast
-    table = [o for o in README.splitlines() if o.startswith('| ') and '.ipynb' in o]
+    table = [o for o in README.splitlines() if o.startswith('| ') and o.split(' | ')[0][2:] in cnnfast._topics]
     linked = [re.sub(r'\d\d_', '', o) for row in table for o in re.findall(r'\(nbs/([\w/]+)\.ipynb\)', row)]
     assert [o.replace('/', '.') for o in linked] == list(cnnfast._modules)
 
