@@ -53,7 +53,8 @@ def _extra_training(c, t):
     d,extra = a.accuracy-b.accuracy,a.train_seconds-b.train_seconds
     gain = 'too little for these runs to tell from chance.'
     if c.settled(a.name, b.name):
-        gain = f'{d*100/(extra/60):.2g} points for each extra minute.' if d > 0 else 'the time bought nothing here.'
+        gain = 'the time bought nothing here.' if d <= 0 else 'more than chance explains.' if extra < 60 else \
+               f'{d*100/(extra/60):.2g} points for each extra minute.'
     return (f'Training {a.name} takes {_secs(a.train_seconds)}, {a.train_seconds/b.train_seconds:.1f} times as long as {b.name} '
             f'({_secs(b.train_seconds)}). For that it is {_points(d)}: {gain}')
 

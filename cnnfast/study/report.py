@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastai.vision.all import *
 from ..core.text import first_line, shortlist
 from ..core.disk import whole_file
-from ..core.devices import device_name, is_cpu, leave
+from ..core.devices import leave
 from ..data.distribution import imbalance
 from ..data.loading import find_split
 from ..evaluation import curves, mistakes # Evaluation.roc, Evaluation.picked, …
@@ -226,15 +226,22 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
-def _footnotes(c, device):
-    "What the intervals and the memory of the table are"
+def _machines(c): # {what models were trained on: titles}
+    return {o:[r.title for r in c.runs if r.machine == o] for o in dict.fromkeys(r.machine for r in c.runs) if o}
+
+def _footnotes(c):
+    "What the intervals, the seconds and the memory of the table are"
     over = (f'The intervals say how far another choice of test pictures and of seeds would move the accuracy '
             f"(Wilson's over the pictures, Student's over {c.n_seeds} seeds).")
     if c.runs[0].folds: over = (f'{len(c.runs[0].folds)}-fold cross-validation: each picture was judged by a model that had not seen it. '
                                 'The intervals are Wilson’s, over the pictures; times and memory are of one training.')
     elif c.n_seeds == 1: over = 'With one seed, the intervals are Wilson’s, over the test pictures: they say nothing of chance in training.'
-    of = 'of the whole process' if is_cpu(device) else 'allocated on the device'
-    memory = f'Memory is the peak {of}, data included.'
+    on = _machines(c)
+    of = dict.fromkeys('of the whole process' if 'CPU' in o else 'allocated on the device' for o in on)
+    memory = f"Memory is the peak {' or '.join(of)}, data included." if of else ''
+    if len(on) > 1:
+        each = '; '.join(f'{shortlist(dict.fromkeys(v))} on {k}' for k,v in on.items())
+        memory += f' Models were trained on different machines, so their seconds do not compare: {each}.'
     return dict(interval=over, memory=memory)
 
 def write_report(
@@ -252,10 +259,10 @@ def write_report(
     template = Environment(loader=PackageLoader('cnnfast', 'study'), autoescape=True).get_template('report.html')
     page = template.render(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
-        made=f'made with cnnfast on {time.strftime("%Y-%m-%d")}, on {device_name(dls.device)}',
+        made=' '.join([f'made with cnnfast on {time.strftime("%Y-%m-%d")}', *(f'(models trained on {o})' for o in _machines(c))]),
         conclusion=_part('conclusion', conclusion, c), notes=c.notes,
         tiles=_part('figures at the head', _tiles, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None), 'bars cards')),
-        bs=dls.valid.bs, **_footnotes(c, dls.device),
+        bs=dls.valid.bs, **_footnotes(c),
         costs=_drawn('Accuracy of each model with its 95% interval, and its training time', c.plot_costs),
         curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories),
         ensemble=_part('ensemble', _ensemble_section, c),

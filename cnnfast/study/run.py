@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
-from ..core.devices import PeakMemory, in_precision_of, leave, synchronize
+from ..core.devices import PeakMemory, device_name, in_precision_of, leave, synchronize
 from ..data.augmentation import BatchTransform
 from ..data.loading import find_normalization, find_opener
 from ..models.scratch import n_params
@@ -92,6 +92,7 @@ class Run:
     title:str # What tables call the model
     folds:list=None # The runs of the folds, where this one is all of them
     data:str='' # The name of its data set, where there are several
+    machine:str='' # What it was trained on, in words
 
     @property
     def own_evaluation(self): return self.folds[0].evaluation if self.folds else self.evaluation # of `learn` alone
@@ -216,7 +217,8 @@ def run_recipe(
     both,speed = _evaluations(learn, title, judged_on),inference_speed(learn)
     leave(learn)
     seconds = clock.seconds + getattr(learn, 'probe_seconds', 0.)
-    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, memory.mb, title)
+    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, memory.mb, title,
+               machine=device_name(dls.device))
 
 # %% ../../nbs/study/01_run.ipynb #6c4a25b5
 def _data_facts(data, dls):
@@ -242,7 +244,7 @@ def save_run(
 ):
     "Write the model (see `save_model`), its history and its metrics; the folder appears when it is whole"
     ev = r.evaluation
-    metrics = dict(split=ev.split, **r.row, per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
+    metrics = dict(split=ev.split, machine=r.machine, **r.row, per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
     with whole_folder(folder) as part:
         write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part, **_training_facts(r.recipe, r.learn, r.seed, data))
         (part/'metrics.json').write_text(json.dumps(metrics, indent=1, default=float))
@@ -270,4 +272,4 @@ def load_run(
     both = _evaluations(learn, title, judged_on)
     leave(learn)
     costs = [cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')]
-    return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title)
+    return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title, machine=cost.get('machine', ''))
