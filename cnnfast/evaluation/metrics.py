@@ -261,7 +261,8 @@ def plot_history(
         if not several: ax.legend(fontsize=8)
     if several:
         axs[0].set_yscale('log', subs=[])
-        axs[0].yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7))); axs[0].yaxis.set_major_formatter(lambda v,_: f'{v:.2g}')
+        axs[0].yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axs[0].yaxis.set_major_formatter(lambda v,_: f'{v:.2g}')
         axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return axs
 
