@@ -34,7 +34,7 @@ def plot_latents(learn,
     x,y = latent_vectors(learn, split)
     some = np.linspace(0, len(x)-1, min(n, len(x))).astype(int)
     ax = plot_vectors(x[some], y[some], list(learn.dls.vocab), ax=ax, **kwargs)
-    ax.set_title(f'latent vectors of {len(some):,} pictures of {find_split(learn.dls, split)[0]}')
+    ax.set_title(f'The latent vectors of {len(some):,} pictures of {find_split(learn.dls, split)[0]}')
     return ax
 
 # %% ../../nbs/autoencoder/03_latents.ipynb #922dfdfc
@@ -62,7 +62,8 @@ def plot_nearest(learn,
     same = (y[rows] == y[rows[:,:1]]).ravel()
     names = [str(learn.dls.vocab[o])[:16] for o in y[rows].ravel()]
     colors = ['black' if o else 'firebrick' for o in same]
-    return plot_tiles(split_pictures(learn.dls.loaders[i], rows.ravel()), names, n+1, colors=colors, ax=ax)
+    title = 'Pictures (left) and those with the nearest latent vectors; red: of another class'
+    return plot_tiles(split_pictures(learn.dls.loaders[i], rows.ravel()), names, n+1, colors=colors, title=title, ax=ax)
 
 # %% ../../nbs/autoencoder/03_latents.ipynb #b3df839b
 def latent_walk(
@@ -86,4 +87,5 @@ def plot_walk(learn, shown, steps:int=8,
     "Draw `latent_walk`, one way a row, between the pictures themselves"
     tiles = [o for k,row in enumerate(latent_walk(learn, shown, steps)) for o in (shown.pics[k], *row, shown.pics[k+1])]
     titles = ['picture', *map('{:.0%}'.format, np.linspace(0, 1, steps)), 'picture']
-    return plot_tiles(tiles, titles + ['']*(len(tiles)-len(titles)), steps+2, 1.1, ax=ax)
+    title = 'Drawn from the latent vectors between two pictures'
+    return plot_tiles(tiles, titles + ['']*(len(tiles)-len(titles)), steps+2, 1.1, title=title, ax=ax)

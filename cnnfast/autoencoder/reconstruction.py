@@ -162,18 +162,21 @@ def show_masks(
     shown=8, # From `look_at`; or how many pictures of test, or of valid where there is no test
     ax=None, # A matplotlib axis; None: a new figure
 ):
-    "Draw pictures in columns: the input, its activation map, the input masked by it, what the decoder drew, four times the difference"
+    "Draw pictures in columns: the input, its activation map, the input masked by it, what the decoder drew, its map or the difference"
     if not isinstance(shown, PictureBatch): shown = look_at(learn, shown, find_split(learn.dls)[0])
     y = None if shown.targs is None else torch.as_tensor(shown.targs, device=shown.x.device)
     pics,maps,targs,drawn = _drawn(learn, shown.x, y)
+    def magma(o): return plt.get_cmap('magma')(o.cpu().numpy())[...,:3]
     rows = dict(picture=to_images(pics))
-    if maps is not None: rows.update({'activation map':plt.get_cmap('magma')(maps.cpu().numpy())[...,:3], 'masked':to_images(targs)})
-    difference = (4*(drawn-targs).abs().mean(1, keepdim=True)).clamp(0, 1)
-    rows.update(drawn=to_images(drawn), difference=to_images(difference))
+    if maps is None: rows.update({'drawn':to_images(drawn), 'difference':magma(2*(drawn-targs).abs().mean(1))})
+    else: rows.update({'activation map':magma(maps), 'masked, lightened':to_images(targs)**0.5, 'drawn, lightened':to_images(drawn)**0.5,
+                       'map of the drawing':magma(drawn_maps(drawn, pics))})
     names = ['']*len(shown) if y is None else [str(shown.vocab[o])[:16] for o in shown.targs]
     titles = [k if i == 0 else '' for k in rows for i in range(len(shown))] # what a row is, above its first tile
     titles[:len(shown)] = [f'{t}\n{name}' for t,name in zip(titles, names)]
-    return plot_tiles([o for row in rows.values() for o in row], titles, len(shown), 1.2, ax=ax)
+    title = ('What a decoder draws of the part that the classifier looks at' if maps is not None else
+             'What a decoder draws of each picture; brightest where it is off by half of the range or more')
+    return plot_tiles([o for row in rows.values() for o in row], titles, len(shown), 1.2, title=title, ax=ax)
 
 # %% ../../nbs/autoencoder/02_reconstruction.ipynb #55195b36
 def reconstruction_scores(

@@ -15,7 +15,7 @@ from itertools import starmap
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.devices import is_cpu
-from .pictures import OpenPicture, take_items
+from .pictures import OpenPicture, TensorGrey, take_items
 from .dataset import ImageData
 from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
 from .augmentation import MIXES, StandardizePicture
@@ -104,7 +104,7 @@ def gather(self:MemoryDL, idxs, pics=None, cut=None):
     for t in self.after_batch.fs:
         if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,self.epoch
         if isinstance(t, PictureCut): t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[rows]
-    typ = TensorImage if pics.shape[1] == 3 else TensorImageBW
+    typ = TensorImage if pics.shape[1] == 3 else TensorGrey
     return typ(pics),TensorCategory(targs[rows.to(targs.device)])
 
 # %% ../../nbs/data/10_loading.ipynb #0280ce50

@@ -98,16 +98,25 @@ def take_items(
     "The items at `positions`"
     return FilePaths(items.names[positions]) if isinstance(items, FilePaths) else [items[int(i)] for i in positions]
 
+# %% ../../nbs/data/01_pictures.ipynb #3d67e45f
+class TensorGrey(TensorImageBW):
+    "A grey picture, or a batch of them, drawn white on black"
+    _show_args = dict(cmap='gray')
+
+class GreyPicture(PILImageBW):
+    "A grey picture, drawn white on black"
+    _show_args,_tensor_cls = dict(cmap='gray'),TensorGrey
+
 # %% ../../nbs/data/01_pictures.ipynb #7f33e745
 class OpenPicture(Transform):
-    "Opens a path, `Picture`, array, … as a fastai `PILImage` (`PILImageBW` where `n_in` is 1)"
+    "Opens a path, `Picture`, array, … as a fastai `PILImage` (`GreyPicture` where `n_in` is 1)"
     input_types = (Path, str, bytes, Picture, np.ndarray, Tensor, Image.Image)
     def __init__(self, size=None, n_in=3, resize='crop'): store_attr()
     @property
     def shape(self): return (self.size, self.size) # height, width
     def encodes(self, o):
         im = open_picture(o.array if isinstance(o, Picture) else o, self.size, self.n_in, self.resize)
-        return (PILImage if self.n_in == 3 else PILImageBW)(im)
+        return (PILImage if self.n_in == 3 else GreyPicture)(im)
     def with_ratio(self, o): return self.encodes(o),1. # and the aspect ratio of what is in it
 
 # %% ../../nbs/data/01_pictures.ipynb #56d21c6a
@@ -127,7 +136,7 @@ class OpenSquished(OpenPicture):
             side = LONGEST*min(im.size)
             im = ImageOps.fit(im, (min(im.width, side), min(im.height, side)))
         return im.resize(self.shape[::-1], Image.BILINEAR),im.width/im.height
-    def encodes(self, o): return (PILImage if self.n_in == 3 else PILImageBW)(self.with_ratio(o)[0])
+    def encodes(self, o): return (PILImage if self.n_in == 3 else GreyPicture)(self.with_ratio(o)[0])
 
 # %% ../../nbs/data/01_pictures.ipynb #b7910439
 class FolderLabel(Transform):

@@ -114,9 +114,8 @@ def plot_calibration(self:Evaluation,
     if axs is None: _,axs = plt.subplots(2, 1, figsize=(4.6, 5), height_ratios=[3, 1], sharex=True, layout='constrained')
     t = self.calibration(bins)
     width = 1/bins
-    axs[0].bar(t.low+width/2, t.accuracy, width=width, edgecolor='white', color=PALETTE[0], label='share that is right')
-    axs[0].plot(t.confidence, t.accuracy, 'k.', ms=4, label='at the mean probability of the bin')
-    axs[0].plot([0, 1], [0, 1], 'k:', lw=1, label='as sure as right')
+    axs[0].bar(t.low+width/2, t.accuracy, width=width, edgecolor='white', color=PALETTE[0], label='the pictures of each bin')
+    axs[0].plot([0, 1], [0, 1], 'k:', lw=1, label='as often right as sure')
     axs[0].set(ylabel='share that is right', ylim=(0, 1), xlim=(0, 1), title=f'{self.name} on {self.split}: ECE {self.ece(bins):.3f}')
     axs[0].legend(fontsize=8, loc='upper left')
     axs[1].bar(t.low+width/2, t.pictures, width=width, color=PALETTE[3], edgecolor='white')

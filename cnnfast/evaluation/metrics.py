@@ -10,7 +10,7 @@ __all__ = ['Evaluation', 'evaluate', 'plot_history']
 # %% ../../nbs/evaluation/01_metrics.ipynb #8b22cf2e
 import warnings
 from fastai.vision.all import *
-from ..core.text import shortlist
+from ..core.text import clipped, shortlist
 from ..core.plotting import PALETTE, palette_color, text_color, thin_labels
 from ..data.augmentation import FlipLR
 from ..data.loading import find_split
@@ -202,7 +202,7 @@ def plot_confusion(self:Evaluation,
     n,m = len(self.vocab),self.confusion(normalize).values
     places = self.class_order() if order or (order is None and n > 20) else list(range(n))
     m,names = m[np.ix_(places, places)],[self.vocab[o] for o in places]
-    side = min(9, 2.6 + 0.42*n)
+    side = np.clip(2.6 + 0.42*n, 4.6, 9)
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     wrong = np.where(np.eye(n, dtype=bool), np.nan, np.nan_to_num(m))
     right = np.where(np.eye(n, dtype=bool), np.nan_to_num(m), np.nan)
@@ -223,15 +223,18 @@ def plot_confusion(self:Evaluation,
 def plot_counts(self:Evaluation,
     ax=None, # A matplotlib axis; None: a new figure
 ):
-    "Draw how many pictures are of each class, and how many were predicted to be"
-    n = len(self.vocab)
-    if ax is None: _,ax = plt.subplots(figsize=(min(12, 4 + 0.3*n), 3.4), layout='constrained')
-    for k,(label,o) in enumerate(dict(actual=self.targs, predicted=self.preds).items()):
-        ax.bar(np.arange(n) + 0.42*k - 0.21, np.bincount(o, minlength=n), width=0.42, label=label, color=PALETTE[k])
-    thin_labels(ax.xaxis, self.vocab, 50)
-    if n > 6: ax.tick_params(axis='x', rotation=90)
-    ax.tick_params(labelsize=9 if n <= 20 else 6)
-    ax.set(xlabel='class', ylabel='pictures', title=f'{self.name} on {self.split}: actual and predicted classes'); ax.margins(x=0.01)
+    "Draw how many pictures are of each class, and how many were predicted to be; of many classes, the 20 where these differ most"
+    n,most = len(self.vocab),20
+    counts = {k:np.bincount(o, minlength=n) for k,o in dict(actual=self.targs, predicted=self.preds).items()}
+    more = counts['predicted'] - counts['actual']
+    shown = range(n) if n <= most else sorted(np.argsort(-np.abs(more), kind='stable')[:most], key=lambda o: -more[o])
+    if ax is None: _,ax = plt.subplots(figsize=(4 + 0.3*len(shown), 3.4), layout='constrained')
+    for k,(label,o) in enumerate(counts.items()):
+        ax.bar(np.arange(len(shown)) + 0.42*k - 0.21, o[list(shown)], width=0.42, label=label, color=PALETTE[k])
+    ax.set_xticks(range(len(shown)), [clipped(self.vocab[o], 20) for o in shown], fontsize=9, rotation=90 if len(shown) > 6 else 0)
+    which = '' if n <= most else f'\nthe {most} of {n} classes where they differ most, from too often to too seldom'
+    ax.set(xlabel='class', ylabel='pictures'); ax.margins(x=0.01)
+    ax.set_title(f'{self.name} on {self.split}: actual and predicted classes{which}', fontsize=10)
     ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
     return ax
 
@@ -252,12 +255,14 @@ def plot_history(
                 if col in df: ax.plot(df.epoch+1, df[col], style, color=palette_color(c), marker='.', label=name if several else split)
     titles = 'cross entropy' if plain else 'loss, of each its own kind' if several else 'loss','accuracy'
     for ax,title in zip(axs, titles):
-        ax.set(xlabel='epoch', ylabel=title.split(',')[0], title=f'{title}, on valid' if several else title); ax.grid(alpha=0.3)
+        ax.set(xlabel='epoch', ylabel=title.split(',')[0], title=title if len(ax.lines) > 1 and not several else f'{title}, on valid')
+        ax.grid(alpha=0.3)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if not several: ax.legend(fontsize=8)
     if several:
-        axs[0].set_yscale('log')
-        for f in (axs[0].yaxis.set_major_formatter, axs[0].yaxis.set_minor_formatter): f(lambda v,_: f'{v:.2g}')
+        axs[0].set_yscale('log', subs=[])
+        axs[0].yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axs[0].yaxis.set_major_formatter(lambda v,_: f'{v:.2g}')
         axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return axs
 
@@ -268,5 +273,6 @@ def show(self:Evaluation):
     display_df(pd.DataFrame([self.metrics], index=[self.name]).round(4))
     display_df(self.per_class.round(3))
     if self.history is not None and len(self.history): plot_history(self.history)
-    for normalize in (False, True): self.plot_confusion(normalize)
+    self.plot_confusion()
+    if len(set(np.bincount(self.targs, minlength=len(self.vocab)))) > 1: self.plot_confusion(normalize=True) # else the same again
     self.plot_counts()

@@ -123,4 +123,5 @@ def plot_activations(
         pics += [shown.pics[i], *[coloured(a[c], 'magma') for c in best], *[None]*(n-len(best))]
         short = clipped('.'.join(name.split('.')[common:]), 18, tail=True)
         titles += [f'{short}\n{a.shape[0]} of {a.shape[1]}×{a.shape[2]}', *(f'channel {o}' for o in best), *['']*(n-len(best))]
-    return plot_tiles(pics, titles, n+1, 1.15, ax=ax)
+    title = f'The {n} channels of each layer that vary most over the picture; bright: a strong response, for this channel'
+    return plot_tiles(pics, titles, n+1, 1.15, title=title, ax=ax)

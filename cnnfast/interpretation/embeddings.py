@@ -45,13 +45,16 @@ def plot_vectors(
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     if method not in ('tsne', 'pca'): raise ValueError(f'There is no method {method!r}: there are tsne and pca')
-    x = PCA(min(50, *x.shape), random_state=seed).fit_transform(x)
+    pca = PCA(min(50, *x.shape), random_state=seed)
+    x = pca.fit_transform(x)
     xy = TSNE(2, init='pca', perplexity=min(30, (len(x)-1)/3), random_state=seed).fit_transform(x) if method == 'tsne' else x[:,:2]
     if ax is None: _,ax = plt.subplots(figsize=(7, 5), layout='constrained')
     shown = np.argsort(-np.bincount(y, minlength=len(vocab)), kind='stable')[:10] if len(vocab) > 20 else range(len(vocab))
-    ax.scatter(*xy[~np.isin(y, shown)].T, s=6, color='0.85')
+    if len(shown) < len(vocab): ax.scatter(*xy[~np.isin(y, shown)].T, s=6, color='0.85', label=f'{len(vocab)-len(shown)} other classes')
     for k,c in enumerate(shown): ax.scatter(*xy[y == c].T, s=10, color=class_color(c if len(vocab) <= 20 else k), label=str(vocab[c])[:24])
-    ax.set(xticks=[], yticks=[])
+    names = ('t-SNE: neighbours are alike, the axes have no unit', '') if method == 'tsne' else [
+        f'principal component {i+1}: {o:.0%} of the variance' for i,o in enumerate(pca.explained_variance_ratio_[:2])]
+    ax.set(xticks=[], yticks=[], xlabel=names[0], ylabel=names[1])
     ax.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     ax.xy = xy
     return ax

@@ -37,7 +37,7 @@ def plot_filters(learn,
     w = first_filters(learn)[:n]
     if w.shape[1] not in (1, 3): w = w[:,:1] # no colours: the first channel
     w = w/(2*np.abs(w).max((1, 2, 3), keepdims=True)+1e-12) + 0.5
-    title = f'{_first_conv(learn.model)[0]}: {len(w)} filters of {w.shape[2]}×{w.shape[3]} pixels'
+    title = f'What {_first_conv(learn.model)[0]} looks for: {len(w)} filters of {w.shape[2]}×{w.shape[3]} pixels; mid-grey: no weight'
     return plot_tiles(list(w.transpose(0, 2, 3, 1)), cols=16, width=0.6, title=title, ax=ax)
 
 # %% ../../nbs/interpretation/01_filters.ipynb #cfb774b7
@@ -98,4 +98,4 @@ def filter_patterns(
 def plot_patterns(learn, layer=None, channels=16, ax=None, **kwargs):
     "Draw `filter_patterns` as a grid"
     pics,channels,layer = filter_patterns(learn, layer, channels, **kwargs)
-    return plot_tiles(list(pics), list(map(str, channels)), 8, 1.1, title=f'what channels of {layer} respond to', ax=ax)
+    return plot_tiles(list(pics), list(map(str, channels)), 8, 1.1, title=f'What channels of {layer} respond to most, by number', ax=ax)

@@ -117,4 +117,6 @@ def plot_maps(
     for k,(m,maps) in enumerate(found.items()):
         titles += [f'{m if i == 0 else ""}{"" if o.max() > 0 else " (empty)"}' for i,o in enumerate(maps)]
         pics += [0.4*p.mean(-1, keepdims=True) + 0.6*coloured(o.clip(0), 'inferno', o.max()) for p,o in zip(shown.pics, maps)]
-    return plot_tiles(pics, titles, len(shown), 1.45, colors+['black']*(len(pics)-len(colors)), ax=ax)
+    title = 'What speaks for the class above each picture: the brighter, the more, each map on its own scale'
+    if any(o.max() <= 0 for maps in found.values() for o in maps): title += '; empty: nothing does'
+    return plot_tiles(pics, titles, len(shown), 1.45, colors+['black']*(len(pics)-len(colors)), title, ax=ax)

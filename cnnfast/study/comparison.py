@@ -113,7 +113,12 @@ def plot_histories(self:Comparison,
     axs=None, # Two matplotlib axes; None: a new figure
 ):
     "Draw the learning curves of all models, of the first seed"
-    return plot_history({o:self.of(o)[0].history for o in self.table.index}, axs)
+    first = {o:self.of(o)[0] for o in self.table.index}
+    axs = plot_history({k:o.history for k,o in first.items()}, axs)
+    seeds,legend = sorted({o.seed for o in first.values()}),axs[1].get_legend()
+    of_all = f', the first of {self.n_seeds}' if self.n_seeds > 1 else ', a single training each'
+    legend.set_title(f"seed {', '.join(map(str, seeds))}{of_all}", dict(size=8))
+    return axs
 
 # %% ../../nbs/study/02_comparison.ipynb #1a8f7288
 @patch

@@ -11,6 +11,7 @@ __all__ = ['transfer_learner', 'backbone_features', 'try_backbones']
 import time, warnings
 from fastai.vision.all import *
 from ..core.text import with_progress
+from ..core.plotting import PALETTE
 from ..data.dataset import ImageData
 from ..data.store import PictureStore
 from ..data.loading import MemoryDL, clean_batches, sized_loaders
@@ -134,13 +135,13 @@ class BackboneTrials:
     def plot(self, ax=None):
         "Draw accuracy against the time that training took"
         if ax is None: _,ax = plt.subplots(figsize=(6, 4), layout='constrained')
-        ax.scatter(self.table.seconds, self.table.accuracy)
+        ax.scatter(self.table.seconds, self.table.accuracy, color=PALETTE[0])
         for name,o in self.table.iterrows():
             left = o.seconds > 0.6*self.table.seconds.max() # of the point: on its right the figure may end
             ax.annotate(name, (o.seconds, o.accuracy), xytext=(-5 if left else 5, 3), textcoords='offset points',
                         ha='right' if left else 'left', fontsize=8)
-        ax.set(xlabel='seconds of training', ylabel='accuracy on valid', title='better is higher and further left')
-        ax.margins(0.2); ax.set_xlim(left=0); ax.grid(alpha=0.3)
+        ax.set(xlabel='training (s)', ylabel='accuracy on valid', title='Backbones tried: better is higher and further left')
+        ax.yaxis.set_major_formatter('{x:.0%}'); ax.margins(0.2); ax.set_xlim(left=0); ax.grid(alpha=0.3)
         return ax
 
 # %% ../../nbs/training/06_transfer.ipynb #674feb1a
