@@ -241,7 +241,7 @@ def _footnotes(c):
     memory = f"Memory is the peak {' or '.join(of)}, data included." if of else ''
     if len(on) > 1:
         each = '; '.join(f'{shortlist(dict.fromkeys(v))} on {k}' for k,v in on.items())
-        memory += f' Models were trained on different machines, so their seconds do not compare: {each}.'
+        memory += f' Models were trained on different machines, so their seconds and speeds do not compare: {each}.'
     return dict(interval=over, memory=memory)
 
 def write_report(
