@@ -264,7 +264,7 @@ def clean_batches(
     split,i = find_split(learn.dls, split)
     dl = learn.dls.loaders[i].new(shuffle=False, drop_last=False)
     if rows is not None: dl.get_idxs,dl.n = lambda: list(rows),len(rows)
-    with torch.inference_mode(False): learn.model.to(dl.device or 'cpu').eval() # weights that were moved in inference mode could not be trained
+    with torch.inference_mode(False): learn.model.to(dl.device or 'cpu').eval() # else they could not be trained
     with dl.dataset.set_split_idx(1):
         for xb,yb in with_progress(dl, desc or split, len(dl)): yield xb.as_subclass(Tensor),yb.as_subclass(Tensor)
 

@@ -41,6 +41,10 @@ class Comparison:
     @property
     def seen(self) -> dict: # title -> what its pretraining has seen of these pictures, in words
         return {o.title:s for o in self.runs if (s := o.recipe.seen(self.data))}
+    @property
+    def fresh(self) -> list: # The runs of models whose pretraining has not seen these pictures, where there are any
+        seen = self.seen
+        return [o for o in self.runs if o.title not in seen] or self.runs
     def of(self, model): return [o for o in self.runs if o.title == model]
     def _repr_html_(self): return self.show_table().to_html()
 
@@ -144,7 +148,7 @@ def plot_costs(self:Comparison,
 # %% ../../nbs/study/02_comparison.ipynb #00c78a56
 @patch(nm='ensemble')
 def _ensemble_of_runs(self:Comparison,
-    models=None, # Titles; by default all
+    models=None, # Titles; by default all, but those whose pretraining has seen the pictures
     how='mean', # As for `ensemble`
     **kwargs, # For `ensemble`
 ) -> Ensemble:
@@ -152,7 +156,7 @@ def _ensemble_of_runs(self:Comparison,
     titles = [o.title for o in self.runs]
     if models is not None and (unknown := [o for o in listify(models) if o not in titles]):
         raise ValueError(f'{unknown[0]!r} was not compared: {did_you_mean(unknown[0], dict.fromkeys(titles))}')
-    runs = [o for o in self.runs if models is None or o.title in listify(models)]
+    runs = self.fresh if models is None else [o for o in self.runs if o.title in listify(models)]
     names = [o.title if self.n_seeds == 1 else f'{o.title}, seed {o.seed}' for o in runs]
     res = ensemble([o.learn for o in runs], how, self.runs[0].learn.dls, names, **kwargs)
     if not res.tta:

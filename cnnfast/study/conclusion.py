@@ -78,7 +78,8 @@ def _pretraining(c, t, tuned):
     if not len(scratch): return 'No model was trained from scratch, so these runs do not say what the pretraining bought.'
     a,b = pre.iloc[0],scratch.iloc[0]
     how = 'a linear classifier on frozen features' if is_probe(c, a.name) else 'fine-tuned'
-    return (f'Pretraining: {a.name}, {how}, is {_points(a.accuracy-b.accuracy, f"{b.name}, the best from scratch")} '
+    named = a.name if how in a.name else f'{a.name}, {how},'
+    return (f'Pretraining: {named} is {_points(a.accuracy-b.accuracy, f"{b.name}, the best from scratch")} '
             f'({how_sure(c.settled(a.name, b.name))}), after {_secs(a.train_seconds)} of training instead of {_secs(b.train_seconds)}.')
 
 # %% ../../nbs/study/03_conclusion.ipynb #46098744

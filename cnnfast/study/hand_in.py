@@ -72,7 +72,7 @@ def project_cells(
              _code('from cnnfast import *'), *_data_cells(c), _text(how), _code(f'comparison = {made}\ncomparison.show_table()'),
              _code('comparison.plot_costs();'), _code('comparison.plot_histories();'),
              _text('\n\n'.join(says[1:])), *_model_cells(c, c.table.index[0])]
-    if len(c.runs) > 1 and not c.runs[0].folds: cells += [_text('## All trainings as one'), _code('comparison.ensemble().show_table()')]
+    if len(c.fresh) > 1 and not c.runs[0].folds: cells += [_text('## All trainings as one'), _code('comparison.ensemble().show_table()')]
     return [*cells, _text('## The report'), _code("comparison.report('report.html')")]
 
 # %% ../../nbs/study/10_hand_in.ipynb #10b84311

@@ -100,7 +100,8 @@ def _check_loaders(recipe, data, dls):
     "Can the pictures be given to a model as its recipe says?"
     if recipe.loaders and dls is not None: raise ValueError(f'{recipe.model} asks for DataLoaders of its own: leave dls out')
     if odd := [o for o in recipe.loaders if o == 'bs' or o not in inspect.signature(data.dataloaders).parameters]:
-        raise TypeError(f'Recipe.loaders has {odd[0]!r}, which is no argument of data.dataloaders' + ' but of the recipe itself'*(odd[0] == 'bs'))
+        raise TypeError(f'Recipe.loaders has {odd[0]!r}, which is no argument of data.dataloaders'
+                        + ' but of the recipe itself'*(odd[0] == 'bs'))
 
 # %% ../../nbs/study/08_pipeline.ipynb #11f86e87
 def _finished(recipe, t, title, folder, desc):

@@ -193,12 +193,13 @@ def _tiles(c):
 
 def _ensemble_section(c):
     "What the page says of all trainings as one; nothing where there is only one"
-    if len(c.runs) < 2 or c.runs[0].folds: return None # models of all folds have no pictures in common that none has seen
+    if len(c.fresh) < 2 or c.runs[0].folds: return None # models of all folds have no pictures in common that none has seen
     ens = c.ensemble()
     ev,best = ens.evaluate(),ens.evaluations()[ens.best]
     d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
     a,b = [o.metrics['accuracy'] for o in (ev, best)]
-    says = (f'The mean of what all {len(c.runs)} trainings say classifies {a:.1%} of the {ev.split} pictures correctly, '
+    of = ' of models that had not seen these pictures' if c.seen else ''
+    says = (f'The mean of what all {len(ens.members)} trainings{of} say classifies {a:.1%} of the {ev.split} pictures correctly, '
             f'{ens.best}, the best of them on valid, {b:.1%}: a difference of {d.difference*100:+.1f} points, {how_sure(d.settled)}.')
     if len(dispensable := [k for k,o in ens.table().could_go.items() if o == True]):
         says += f' As far as valid can tell, any one of {shortlist(dispensable)} could be left out.'
@@ -226,6 +227,8 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
+def _main_table(c): return _table(c.show_table().rename_axis(None).drop(columns='pretrained on', errors='ignore'), 'bars cards')
+
 def _machines(c): # {what models were trained on: titles}
     return {o:[r.title for r in c.runs if r.machine == o] for o in dict.fromkeys(r.machine for r in c.runs) if o}
 
@@ -242,7 +245,8 @@ def _footnotes(c):
     if len(on) > 1:
         each = '; '.join(f'{shortlist(dict.fromkeys(v))} on {k}' for k,v in on.items())
         memory += f' Models were trained on different machines, so their seconds and speeds do not compare: {each}.'
-    return dict(interval=over, memory=memory)
+    seen = ' '.join(f'{k} was pretrained on {o}: its figures are too good.' for k,o in c.seen.items())
+    return dict(interval=over, memory=f'{memory} {seen}'.strip())
 
 def write_report(
     comparison, # A `Comparison`
@@ -261,7 +265,7 @@ def write_report(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
         made=' '.join([f'made with cnnfast on {time.strftime("%Y-%m-%d")}', *(f'(models trained on {o})' for o in _machines(c))]),
         conclusion=_part('conclusion', conclusion, c), notes=c.notes,
-        tiles=_part('figures at the head', _tiles, c), table=_part('table', lambda: _table(c.show_table().rename_axis(None), 'bars cards')),
+        tiles=_part('figures at the head', _tiles, c), table=_part('table', _main_table, c),
         bs=dls.valid.bs, **_footnotes(c),
         costs=_drawn('Accuracy of each model with its 95% interval, and its training time', c.plot_costs),
         curves=_drawn('Learning curves of all models on valid by epoch', c.plot_histories),

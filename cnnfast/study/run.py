@@ -244,7 +244,8 @@ def save_run(
 ):
     "Write the model (see `save_model`), its history and its metrics; the folder appears when it is whole"
     ev = r.evaluation
-    metrics = dict(split=ev.split, machine=r.machine, **r.row, per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
+    metrics = dict(split=ev.split, machine=r.machine, **r.row,
+                   per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
     with whole_folder(folder) as part:
         write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part, **_training_facts(r.recipe, r.learn, r.seed, data))
         (part/'metrics.json').write_text(json.dumps(metrics, indent=1, default=float))
