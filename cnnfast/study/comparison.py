@@ -91,7 +91,7 @@ def _behind(self:Comparison, models):
     "By how many points each of `models` is behind the first, and whether that is more than chance"
     for m in models[1:]:
         d = self.difference(models[0], m).loc['accuracy']
-        yield f'{d.difference*100:.1f}' + ('' if d.settled else ', may be chance')
+        yield f'{round(d.difference*100, 1)+0:.1f}' + ('' if d.settled else ', may be chance')
 
 @patch
 def show_table(self:Comparison,
