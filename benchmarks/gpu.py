@@ -383,6 +383,8 @@ def whole_epochs(dtype=torch.float16):
     h,w = pics.shape[2:]
     def order(): return rows[torch.randperm(n, device=device)]
     def as_batches():
+        for t in dl.after_batch.fs:
+            if hasattr(t, 'idxs'): t.idxs = torch.arange(n, device=device)
         x = dl.after_batch((TensorImage(pics.index_select(0, order())), torch.zeros(n, device=device)))[0].as_subclass(Tensor)
         return x.to(dtype, memory_format=torch.channels_last)
     plain = (pics.permute(0, 2, 3, 1).to(dtype)/255).contiguous()
