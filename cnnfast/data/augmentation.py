@@ -67,6 +67,13 @@ class AlternatingFlip(FlipLR):
         return (mixed + self.epoch) % 2 == 1
 
 # %% ../../nbs/data/08_augmentation.ipynb #4c26421d
+def movers(
+    tfms, # Batch transforms
+) -> list: # None where some of them do more
+    "Those of `tfms` that move pixels, where all others do the same to every picture in every epoch"
+    tfms = [o for o in tfms if not isinstance(o, (IntToFloatTensor, Normalize))]
+    return tfms if all(hasattr(o, 'move') for o in tfms) else None
+
 def look_up(
     x, # Pictures (N,H,W,C)
     idxs, # Which of them, (n,)

@@ -17,8 +17,8 @@ from ..core.text import shortlist, with_progress
 from ..core.devices import free_on, is_cpu
 from .pictures import OpenPicture, take_items
 from .dataset import ImageData
-from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
-from .augmentation import MIXES, StandardizePicture, look_up
+from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk, usual_bs
+from .augmentation import MIXES, StandardizePicture, look_up, movers
 from .photographs import FitPictures, PictureCut, RandomCrops, cut_boxes, whole_boxes
 
 # %% ../../nbs/data/10_loading.ipynb #28949c38
@@ -117,7 +117,8 @@ def gather(self:MemoryDL, idxs, pics=None, cut=None):
     (_,targs),ratios = self.store.tensors(self.device),self.store.ratios
     for t in self.after_batch.fs:
         if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,self.epoch
-        if isinstance(t, PictureCut): t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[self.rows_at(idxs, ratios.device)]
+        if isinstance(t, PictureCut):
+            t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[self.rows_at(idxs, ratios.device)]
     typ = TensorImage if pics.shape[1] == 3 else TensorImageBW
     return typ(pics),TensorCategory(targs[self.rows_at(idxs, targs.device)])
 
@@ -188,7 +189,7 @@ def _datasets(data, block):
 # %% ../../nbs/data/10_loading.ipynb #4a6310f2
 @patch
 def dataloaders(self:ImageData,
-    bs:int=None, # Batch size; by default 64, or all training pictures where there are fewer
+    bs:int=None, # Batch size; by default 64, of many small pictures on a GPU up to 1,024, or all training pictures where there are fewer
     val_bs:int=None, # Batch size for valid and test; by default twice `bs`
     augment=True, # A key of `AUGMENTATIONS`; True: 'flip_crop'; False: 'none'; or a list of batch transforms
     mix:str=None, # Mix training pictures and labels: a key of `MIXES`; by default only where `augment` is 'strong'
@@ -202,7 +203,7 @@ def dataloaders(self:ImageData,
 ) -> DataLoaders: # train, valid and, where the data set has one, test
     "fastai `DataLoaders` of the data set, fast where the pictures fit in memory"
     train = self.splits['train']
-    if bs is None: bs = min(64, len(train))
+    if bs is None: bs = usual_bs(len(train), default_device() if device is None else device, self.kept is not None)
     if not 1 <= bs <= len(train): raise ValueError(f'bs={bs} is no batch size for {len(train):,} training pictures: give 1 to {len(train)}')
     kept,mapped = goes_in_memory(self, in_memory, budget, quiet=True),False
     if not kept and in_memory is None: mapped = cache and stays_on_disk(self)
@@ -250,18 +251,12 @@ def _without_test(self:DataLoaders, k): # where there is no attribute, `k` is as
 
 # %% ../../nbs/data/10_loading.ipynb #d94be734
 @patch
-def _movers(self:MemoryDL):
-    "The training transforms, where these only move pixels and the others do the same to each picture in every epoch; else None"
-    tfms = [o for o in self.after_batch.fs if not isinstance(o, (IntToFloatTensor, Normalize))]
-    return tfms if all(hasattr(o, 'move') for o in tfms) else None
-
-@patch
 def draws_whole(self:MemoryDL) -> bool:
     "Are the batches of this loader made many at a time?"
     store = self.store
     if store is None or self.whole is False or not (self.shuffle and self.bs) or store.mapped or store.ratios is not None: return False
     if getattr(self.dataset, 'split_idx', None) != 0 or self.n != len(self.rows): return False
-    if type(self).gather is not MemoryDL.gather or 'get_idxs' in vars(self) or self._movers() is None: return False
+    if type(self).gather is not MemoryDL.gather or 'get_idxs' in vars(self) or movers(self.after_batch.fs) is None: return False
     pics,_ = store.tensors(self.device)
     fits = self._ready is not None or 2*len(self.rows)*pics[0].numel() < free_on(pics.device)/4
     return fits and (self.whole or not is_cpu(pics.device))
@@ -293,7 +288,7 @@ def _whole_batches(self:MemoryDL):
     else: order = torch.multinomial(torch.as_tensor(self.wgts, device=x.device), len(x), replacement=True)
     if self.drop_last: order = order[:len(self)*self.bs]
     for some in order.split(at_once):
-        pics = look_up(x, some, self._movers(), self.epoch)
+        pics = look_up(x, some, movers(self.after_batch.fs), self.epoch)
         for px,py in zip(pics.split(self.bs), targs[some].split(self.bs)): yield typ(px),TensorCategory(py)
     self.after_iter()
 
