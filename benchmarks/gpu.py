@@ -11,7 +11,8 @@ import argparse, json, os, signal, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
 
-LIMITS = dict(data=90, runs=110, waits=60, speed=110, compiled=150, record=200) # seconds that each section may take
+LIMITS = dict(data=90, tests=90, runs=110, waits=60, speed=110, compiled=150, record=200, ours=170, parts=80, variants=150, graphs=110)
+# seconds that each section may take
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--record', help='a checkout of the airbench project; by default it is left out')
@@ -56,7 +57,7 @@ def drive():
         if time.time() > until-15: print(f'no time for {name}'); continue
         start(name)
         if name == 'data' and len(args.sections) > 1: continue
-        if name != 'runs' and 'data' in started: finish('data')
+        if name not in ('tests', 'runs') and 'data' in started: finish('data')
         finish(name)
     if 'data' in started: finish('data')
     if (out/'results.jsonl').exists(): table(map(json.loads, (out/'results.jsonl').read_text().splitlines()))
@@ -515,5 +516,156 @@ def record():
     row('airbench94_muon', **{'s of training':statistics.median(secs), 's an epoch':statistics.median(secs)/8, 'fastest':min(secs),
                               'six views':statistics.mean(six), 'one view':statistics.mean(one), 'trainings':len(found), 'warm-up':warm})
 
-try: {f.__name__:f for f in (data, runs, waits, speed, compiled, record)}[args.section]()
+# Beside the record and beside a bare loop
+
+def tests():
+    "The tests that need a GPU"
+    root = Path(__file__).resolve().parent.parent
+    cmd = [sys.executable, '-m', 'pytest', '-q', '-n', '0', '-p', 'no:cacheprovider', '-W', 'ignore', 'tests/test_gpu.py']
+    said = subprocess.run(cmd, cwd=root, capture_output=True, text=True, timeout=max(10, args.until-time.time()))
+    lines = said.stdout.splitlines()
+    row('tests/test_gpu.py', ok=said.returncode == 0, lines=[o for o in lines if o[:2] == 'E ' or 'FAILED' in o or 'passed' in o][-40:])
+
+@functools.cache
+def as_the_record(bs=2000, pad=2):
+    "Loaders of the record's batches and augmentation"
+    some = 32 if args.tiny else 1
+    return all_of_cifar().dataloaders(bs=bs//some, val_bs=2000//some, augment=[PadCrop(pad), AlternatingFlip()], device=device)
+
+class Training:
+    "One learner for many trainings, so that what was compiled is used again; `change` is called with each new model"
+    def __init__(self, dls=None, compiled=False, change=noop, fit_args={}, **kwargs):
+        self.kwargs,self.change,self.times,self.fit_args = dict(progressive=False, **kwargs),change,EpochTimes(),fit_args
+        self.dls = dls or as_the_record()
+        self.learn = self.fresh(0, cbs=[self.times], compiled=compiled)
+    def fresh(self, seed, **kwargs):
+        learn = scratch_learner(self.dls, 'fast_cnn', seed=seed, **{**self.kwargs, **kwargs})
+        self.change(learn.model)
+        return learn
+    def __call__(self, seed, epochs=8):
+        "Seconds of the training epochs, accuracy with six views and with one"
+        learn = self.learn
+        learn.model.load_state_dict(self.fresh(seed).model.state_dict())
+        learn.seed_everything.seed,learn.seed_everything.n_fits = seed,0
+        self.times.seconds.clear()
+        quietly(learn, learn.fit_linear, 2 if args.tiny else epochs, reset_opt=True, **self.fit_args)
+        return sum(self.times.seconds),*[float(evaluate(learn, multi_crop=o).metrics['accuracy']) for o in (True, False)]
+
+def summary(found):
+    secs,six,one = zip(*found)
+    spread = statistics.stdev(six) if len(six) > 1 else 0.
+    return {'s of training':statistics.median(secs), 'fastest':min(secs), 'six views':statistics.mean(six), 'spread':spread,
+            'one view':statistics.mean(one), 'trainings':len(found)}
+
+def loop_alone(learn, epochs):
+    "Seconds of each epoch of a bare loop over what `learn` trains with"
+    model,dl,opt,loss_func,times = learn.model.train(),learn.dls.train,learn.opt,learn.loss_func,[]
+    if on_gpu: dl.dtype,torch.backends.cudnn.benchmark = torch.bfloat16,True
+    opt.set_hypers(lr=0.01)
+    for _ in range(epochs):
+        start = now()
+        for xb,yb in dl:
+            with autocast('bf16' if on_gpu else 'fp32'): loss = loss_func(model(xb.as_subclass(Tensor)), yb.as_subclass(Tensor))
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+        times.append(now()-start)
+    return times
+
+def beside_a_loop(training, compiled, rounds=3, epochs=4):
+    "An epoch through the `Learner` beside one of the bare loop, in turn"
+    learn,mine,bare = training.learn,[],[]
+    n = 2 if args.tiny else epochs
+    for _ in range(1 if args.tiny else rounds):
+        training.times.seconds.clear()
+        quietly(learn, learn.fit_linear, n)
+        mine.append(statistics.median(training.times.seconds[1:]))
+        if compiled: learn.model._compiled_call_impl = learn.compile_model._compiled[1]
+        bare.append(statistics.median(loop_alone(learn, n)[1:]))
+        if compiled: learn.model._compiled_call_impl = None
+    ratios = sorted(a/b for a,b in zip(mine, bare))
+    return {'ms an epoch':1e3*statistics.median(mine), 'bare':1e3*statistics.median(bare), 'ratio':statistics.median(ratios),
+            'from':ratios[0], 'to':ratios[-1]}
+
+def ours():
+    "The record's task through the `Learner`: 8 epochs, batches of 2,000, compiled; and what the `Learner` adds to a loop"
+    eager = Training()
+    attempt('Learner beside a bare loop, 2000', lambda: beside_a_loop(eager, False))
+    start = now()
+    training = Training(compiled=True)
+    attempt('fast_cnn, compiled: a first training', lambda: {**summary([training(99)]), 'with compiling, s':now()-start}, need=40)
+    attempt('Learner beside a bare loop, compiled, 2000', lambda: beside_a_loop(training, True), need=10)
+    found = []
+    def more():
+        for seed in range(1 if args.tiny else args.runs):
+            if args.until-time.time() < 6: break
+            found.append(training(seed))
+        return summary(found)
+    attempt('fast_cnn, compiled, 8 epochs', more, need=8)
+    attempt('fast_cnn, eager, 8 epochs', lambda: summary([eager(seed) for seed in range(1 if args.tiny else 3)]), need=20)
+
+def parts(bs=1024):
+    "What each part is worth: milliseconds a step without it"
+    def without(change=noop, bar=False, **kwargs):
+        def f():
+            times = EpochTimes()
+            learn = scratch_learner(loaders(bs), 'fast_cnn', seed=0, progressive=False, cbs=[times], **kwargs)
+            learn.dls.train.whole = None
+            learn.create_opt()
+            change(learn)
+            with contextlib.redirect_stdout(io.StringIO()):
+                if bar: learn.fit_linear(3)
+                else: quietly(learn, learn.fit_linear, 3)
+            learn.dls.train.whole = None
+            return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(learn.dls.train)}
+        return f
+    def singly(learn): learn.opt.step,learn.opt.zero_grad = partial(Optimizer.step, learn.opt),partial(Optimizer.zero_grad, learn.opt)
+    def batchwise(learn): learn.dls.train.whole = False
+    def plain_recorder(learn): learn.remove_cb(Recorder); learn.add_cb(Recorder())
+    def precision_of(kind):
+        return lambda learn: (learn.remove_cb(MixedPrecision), learn.add_cb(MixedPrecision(kind)) if kind else None)
+    changes = {'everything':{}, 'with the bar':dict(bar=True), 'batches one by one':dict(change=batchwise),
+        'a step for each parameter':dict(change=singly), "fastai's Recorder":dict(change=plain_recorder),
+        'no look for NaN':dict(change=lambda learn: learn.remove_cb(StopAtNaN)),
+        'no KeepBusy':dict(change=lambda learn: learn.remove_cb(KeepBusy)), 'reproducible':dict(reproducible=True),
+        'float16 with a scaler':dict(change=precision_of('fp16')), 'float32':dict(change=precision_of(None)),
+        'all of these left out':dict(change=lambda learn: (batchwise(learn), singly(learn), plain_recorder(learn), learn.remove_cb(KeepBusy),
+                                                           precision_of('fp16')(learn)))}
+    for what,kwargs in changes.items(): attempt(what, without(**kwargs), need=5)
+
+def variants():
+    "Other recipes for the record's task, by turns with other seeds, not compiled"
+    def biased(model): model[0].bias = nn.Parameter(torch.zeros(model[0].out_channels, device=model[0].weight.device))
+    settings = {'as it is':{}, 'rate 0.3':dict(lr=0.3), 'rate 0.18':dict(lr=0.18), 'Adam at 0.05 of it':dict(opt_func=partial(Muon, adam_scale=0.05),
+        lr=0.24), 'Adam at 0.2 of it':dict(opt_func=partial(Muon, adam_scale=0.2), lr=0.24), 'a bias after whitening':dict(change=biased),
+        'batches of 1000':dict(dls=as_the_record(1000)), 'shifts of 4':dict(dls=as_the_record(pad=4)), '9 epochs':dict(epochs=9),
+        '10 epochs, growing':dict(epochs=10, progressive=True), 'float32':dict(amp=False)}
+    found,made = {},{}
+    try:
+        for seed in range(1 if args.tiny else 4):
+            for what,kwargs in settings.items():
+                if args.until-time.time() < 8: raise NoTimeLeft
+                kwargs = dict(kwargs)
+                epochs = kwargs.pop('epochs', 8)
+                if what not in made: made[what] = Training(**kwargs)
+                try: found.setdefault(what, []).append(made[what](seed, epochs))
+                except Exception as e: row(what, FAILED=f'{type(e).__name__}: {str(e)[:200]}')
+    except NoTimeLeft: pass
+    for what,o in found.items(): row(what, **summary(o))
+
+def graphs():
+    "CUDA graphs, where batches are small"
+    for bs in (256, 512):
+        dls = loaders(bs)
+        for what,cbs in {'eager':[], 'compiled':[CompileModel()], 'CUDA graphs':[CompileModel('reduce-overhead')]}.items():
+            def f():
+                times = EpochTimes()
+                learn = scratch_learner(dls, 'fast_cnn', seed=0, progressive=False, cbs=[times, *cbs])
+                start = now()
+                quietly(learn, learn.fit_linear, 3)
+                return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(dls.train), 's in all':now()-start}
+            attempt(f'{what}, batches of {bs}', f, need=25 if cbs else 5)
+
+sections = (data, tests, runs, waits, speed, compiled, record, ours, parts, variants, graphs)
+try: {f.__name__:f for f in sections}[args.section]()
 except NoTimeLeft: row('no time left', FAILED=f'the rest of {args.section} was left out')

@@ -282,13 +282,16 @@ def _plain(b): return tuple(o.as_subclass(Tensor) if isinstance(o, Tensor) else 
 
 class KeepBusy(Callback):
     "Trains on plain tensors, in the precision of the training, with the fastest kernels"
-    order,run_valid = MixedPrecision.order-1,False
+    order,run_valid = ChannelsLast.order-1,False
     def __init__(self,
         reproducible:bool=False, # Leave out what makes a training another each time, though chance is the same?
     ): store_attr()
     def before_fit(self):
         torch.backends.cudnn.benchmark = not self.reproducible
-        if hasattr(self.dls.train, 'draws_whole'): self.dls.train.dtype = trained_precision(self.learn)
+        if hasattr(self.dls.train, 'draws_whole'): self.dls.train.dtype = None if self._others() else trained_precision(self.learn)
+    def _others(self): # callbacks that may compute with pictures before mixed precision begins
+        known = (KeepBusy, ProgressiveResizing, CompileModel, MixedPrecision, ParamScheduler)
+        return [o for o in self.learn.cbs if hasattr(type(o), 'before_batch') and not isinstance(o, known)]
     def before_batch(self): self.learn.xb,self.learn.yb = _plain(self.xb),_plain(self.yb)
     def after_fit(self):
         if hasattr(self.dls.train, 'draws_whole'): self.dls.train.dtype,self.dls.train._ready = None,None
@@ -297,7 +300,7 @@ class KeepBusy(Callback):
 # %% ../../nbs/training/01_callbacks.ipynb #a92e508c
 class CompileModel(TrainingCallback):
     "Compiles the forward and backward pass of training, for all sizes of pictures before the first batch"
-    order,run_valid,_stateattrs = ProgressiveResizing.order+1,False,('_compiled',)
+    order,run_valid,_stateattrs = MixedPrecision.order+1,False,('_compiled',)
     _compiled,_due = None,False
     def __init__(self,
         mode:str=None, # Of `torch.compile`; 'reduce-overhead' records CUDA graphs: where batches are small

@@ -207,6 +207,7 @@ def _whiten(model, dls):
     layers = [o for o in model.modules() if isinstance(o, Whiten)]
     if not layers: return
     dl = dls.train.new()
+    dl.whole = False # batch by batch, in the order that its own seed gives
     dl.rng.seed(0)
     layers[0].fit(dl.one_batch()[0].cpu())
 

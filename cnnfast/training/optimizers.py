@@ -33,8 +33,7 @@ class TogetherOptimizer(Optimizer):
         self.together = together
 
     def step(self, closure=None):
-        todo = self.all_params(with_grad=True)
-        if closure is not None or not todo or is_cpu(todo[0][0].device): return super().step(closure)
+        if closure is not None or is_cpu(first(p for pg in self.param_lists for p in pg).device): return super().step(closure)
         self.step_together()
 
     @torch.no_grad()
