@@ -17,14 +17,14 @@ from ..core.text import shortlist, with_progress
 from ..core.devices import free_on, is_cpu
 from .pictures import OpenPicture, take_items
 from .dataset import ImageData
-from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk, usual_bs
+from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
 from .augmentation import MIXES, StandardizePicture, look_up, movers
 from .photographs import FitPictures, PictureCut, RandomCrops, cut_boxes, whole_boxes
 
 # %% ../../nbs/data/10_loading.ipynb #28949c38
 class MemoryDL(TfmdDL):
     "A `TfmdDL` that gathers whole batches from pictures in memory"
-    whole = None # make many batches at once? None: where the pictures are on an accelerator
+    whole = False # make many batches at once, where the transforms allow it?
     dtype = None # of pictures that are made so; None: float32
     def __init__(self,
         dataset, # The fastai `Datasets` of the items
@@ -55,9 +55,9 @@ class MemoryDL(TfmdDL):
         else: yield from starmap(self.gather, self.read(self.positions(samps)))
 
     def positions(self, samps):
-        "Positions of the items of each batch; on an accelerator where the pictures are there, and nothing but the positions is needed"
+        "Positions of the items of each batch; on the device, where nobody else needs them"
+        if not self.whole or self.store.ratios is not None or self.store.mapped: return chunked(samps, self.bs, self.drop_last)
         there = self.store.tensors(self.device)[0].device
-        if is_cpu(there) or self.store.ratios is not None: return chunked(samps, self.bs, self.drop_last)
         return (o for o in torch.tensor(list(samps), device=there).split(self.bs) if len(o) == self.bs or not self.drop_last)
 
     def rows_at(self, idxs, device):
@@ -189,7 +189,7 @@ def _datasets(data, block):
 # %% ../../nbs/data/10_loading.ipynb #4a6310f2
 @patch
 def dataloaders(self:ImageData,
-    bs:int=None, # Batch size; by default 64, of many small pictures on a GPU up to 1,024, or all training pictures where there are fewer
+    bs:int=None, # Batch size; by default 64, or all training pictures where there are fewer
     val_bs:int=None, # Batch size for valid and test; by default twice `bs`
     augment=True, # A key of `AUGMENTATIONS`; True: 'flip_crop'; False: 'none'; or a list of batch transforms
     mix:str=None, # Mix training pictures and labels: a key of `MIXES`; by default only where `augment` is 'strong'
@@ -203,7 +203,7 @@ def dataloaders(self:ImageData,
 ) -> DataLoaders: # train, valid and, where the data set has one, test
     "fastai `DataLoaders` of the data set, fast where the pictures fit in memory"
     train = self.splits['train']
-    if bs is None: bs = usual_bs(len(train), default_device() if device is None else device, self.kept is not None)
+    if bs is None: bs = min(64, len(train))
     if not 1 <= bs <= len(train): raise ValueError(f'bs={bs} is no batch size for {len(train):,} training pictures: give 1 to {len(train)}')
     kept,mapped = goes_in_memory(self, in_memory, budget, quiet=True),False
     if not kept and in_memory is None: mapped = cache and stays_on_disk(self)
@@ -254,12 +254,11 @@ def _without_test(self:DataLoaders, k): # where there is no attribute, `k` is as
 def draws_whole(self:MemoryDL) -> bool:
     "Are the batches of this loader made many at a time?"
     store = self.store
-    if store is None or self.whole is False or not (self.shuffle and self.bs) or store.mapped or store.ratios is not None: return False
+    if store is None or not (self.whole and self.shuffle and self.bs) or store.mapped or store.ratios is not None: return False
     if getattr(self.dataset, 'split_idx', None) != 0 or self.n != len(self.rows): return False
     if type(self).gather is not MemoryDL.gather or 'get_idxs' in vars(self) or movers(self.after_batch.fs) is None: return False
     pics,_ = store.tensors(self.device)
-    fits = self._ready is not None or 2*len(self.rows)*pics[0].numel() < free_on(pics.device)/4
-    return fits and (self.whole or not is_cpu(pics.device))
+    return self._ready is not None or 2*len(self.rows)*pics[0].numel() < free_on(pics.device)/4
 
 @patch
 def prepared(self:MemoryDL):

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from fastai.vision.all import *
 from ..core.text import with_progress
 from ..core.disk import cnnfast_home, is_full, make_folder
-from ..core.devices import free_memory, free_on, is_cpu
+from ..core.devices import free_memory, free_on
 from .pictures import OpenPicture, OpenSquished, Picture
 from .dataset import ImageData
 
@@ -195,13 +195,3 @@ def stays_on_disk(
     there,need = cnnfast_home(),len(data.items)*data.n_in*math.prod(data.kept)
     there.mkdir(parents=True, exist_ok=True)
     return data._cache_dir().exists() or shutil.disk_usage(there).free > 1.1*need
-
-# %% ../../nbs/data/07_store.ipynb #a93d3eed
-def usual_bs(
-    n:int, # Training pictures
-    device, # Where they go
-    photos:bool=False, # Are they photographs?
-) -> int:
-    "The batch size where none is given"
-    most = 64 if photos or is_cpu(device) else int(2**np.clip(round(math.log2(n/40)), 6, 10))
-    return min(most, n)

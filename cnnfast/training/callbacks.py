@@ -25,7 +25,7 @@ class SeedEverything(TrainingCallback):
     "Sets all sources of chance at the start of each fit"
     def __init__(self,
         seed:int, # Of the first fit; each further one has another
-        reproducible:bool=False, # Deterministic kernels on a GPU, which are slower?
+        reproducible:bool=True, # Deterministic kernels on a GPU?
     ): self.seed,self.reproducible,self.n_fits,self.due = seed,reproducible,0,False
     def before_fit(self):
         super().before_fit()
@@ -150,11 +150,15 @@ class StopAtNaN(TrainingCallback):
     "Stops with an error where the loss is NaN or infinite, and restores the weights of the last whole epoch"
     order = -5 # before anything steps or records
     _weights = None
+    def __init__(self,
+        late:bool=False, # Wait for no batch? Then it stops a few batches later
+    ): store_attr()
     def before_train(self):
         super().before_train()
         self._weights,self._losses,self._rates,self._sum = _copy(self.model),[],[],None
     def after_loss(self):
         if not (self.training and self.training_now): return
+        if not self.late: return None if torch.isfinite(self.loss_grad).all() else self._stop(self.loss_grad, self.iter, self.opt.hypers[-1]['lr'])
         loss = self.loss_grad.detach().as_subclass(Tensor)
         if loss.ndim: loss = loss.mean()
         if self._sum is None: self._sum,self._mirror = torch.zeros_like(loss),Mirror(loss)
@@ -166,12 +170,11 @@ class StopAtNaN(TrainingCallback):
     def _check(self, total):
         if math.isfinite(total.item()): return
         losses = torch.stack(self._losses).cpu()
-        i = first(i for i,o in enumerate(losses.isfinite()) if not o)
-        if i is None: return
+        if (i := first(i for i,o in enumerate(losses.isfinite()) if not o)) is not None: self._stop(losses[i], i, self._rates[i])
+    def _stop(self, loss, i, lr):
         self.model.load_state_dict(self._weights)
-        raise LossDiverged(f'The loss became {losses[i].item()} in epoch {self.epoch+1}, batch {i+1} of {self.n_iter}, '
-                           f'at a rate of {self._rates[i]:.2g}: try a lower one. '
-                           f'The weights are those of {f"the end of epoch {self.epoch}" if self.epoch else "before training"}')
+        raise LossDiverged(f'The loss became {loss.item()} in epoch {self.epoch+1}, batch {i+1} of {self.n_iter}, at a rate of {lr:.2g}: '
+                           f'try a lower one. The weights are those of {f"the end of epoch {self.epoch}" if self.epoch else "before training"}')
     def after_fit(self): self._weights,self._losses,self._rates,self._sum,self._mirror = None,[],[],None,None
     after_error = after_fit
 
@@ -278,23 +281,23 @@ def reused_memory(
         if libc: _give_back(libc)
 
 # %% ../../nbs/training/01_callbacks.ipynb #f77bfb9d
-def _plain(b): return tuple(o.as_subclass(Tensor) if isinstance(o, Tensor) else o for o in b)
-
 class KeepBusy(Callback):
-    "Trains on plain tensors, in the precision of the training, with the fastest kernels"
-    order,run_valid = ChannelsLast.order-1,False
+    "Trains on batches made many at a time, with steps taken together, and the fastest kernels"
     def __init__(self,
         reproducible:bool=False, # Leave out what makes a training another each time, though chance is the same?
     ): store_attr()
+    def _unite(self, on):
+        if hasattr(self.opt, 'united'): self.opt.united = on
+        dl = self.dls.train
+        if not hasattr(dl, 'draws_whole'): return
+        dl.whole,dl.dtype,dl._ready = on,trained_precision(self.learn) if on and not self._others() else None,None
     def before_fit(self):
         torch.backends.cudnn.benchmark = not self.reproducible
-        if hasattr(self.dls.train, 'draws_whole'): self.dls.train.dtype = None if self._others() else trained_precision(self.learn)
+        self._unite(True)
     def _others(self): # callbacks that may compute with pictures before mixed precision begins
-        known = (KeepBusy, ProgressiveResizing, CompileModel, MixedPrecision, ParamScheduler)
+        known = (ProgressiveResizing, CompileModel, CastToTensor, MixedPrecision, ParamScheduler)
         return [o for o in self.learn.cbs if hasattr(type(o), 'before_batch') and not isinstance(o, known)]
-    def before_batch(self): self.learn.xb,self.learn.yb = _plain(self.xb),_plain(self.yb)
-    def after_fit(self):
-        if hasattr(self.dls.train, 'draws_whole'): self.dls.train.dtype,self.dls.train._ready = None,None
+    def after_fit(self): self._unite(False)
     after_error = after_fit
 
 # %% ../../nbs/training/01_callbacks.ipynb #a92e508c
@@ -318,7 +321,6 @@ class CompileModel(TrainingCallback):
             self._compiled = self.model,self.model._compiled_call_impl
         self.model._compiled_call_impl = self._compiled[1]
     def before_batch(self):
-        self.learn.xb = _plain(self.xb)
         torch.compiler.cudagraph_mark_step_begin()
         if self._due and self.training_now: self._warm_up()
         self._due = False

@@ -27,13 +27,14 @@ def fused_adam_step(p, lr, mom, sqr_mom, eps, wd, grad_avg=None, sqr_avg=None, s
 
 # %% ../../nbs/training/00_optimizers.ipynb #b5046885
 class TogetherOptimizer(Optimizer):
-    "An `Optimizer` that steps the parameters of a group together, where they lie on an accelerator"
+    "An `Optimizer` that can step the parameters of a group together"
+    united = False # does it?
     def __init__(self, params, cb, together, **defaults): # together: called with parameters, their states and the hyperparameters
         super().__init__(params, cb, **defaults)
         self.together = together
 
     def step(self, closure=None):
-        if closure is not None or is_cpu(first(p for pg in self.param_lists for p in pg).device): return super().step(closure)
+        if not self.united: return super().step(closure)
         self.step_together()
 
     @torch.no_grad()
@@ -43,10 +44,9 @@ class TogetherOptimizer(Optimizer):
             if ps: self.together(ps, [self.state[p] for p in ps], **hyper)
 
     def zero_grad(self):
+        if not self.united: return super().zero_grad()
         for pg in self.param_lists:
-            for p in pg:
-                if p.grad is not None and not is_cpu(p.device): p.grad = None
-        super().zero_grad()
+            for p in pg: p.grad = None
 
 # %% ../../nbs/training/00_optimizers.ipynb #a593fae8
 def fused_adam_together(ps, states, lr, mom, sqr_mom, eps, wd, **kwargs):
