@@ -300,10 +300,13 @@ def profiled(bs=512, **kwargs):
 
 def waits():
     attempt('fast_cnn, as it is', counted)
+    attempt('fast_cnn, keep_busy', lambda: counted(keep_busy=True, progressive=False))
+    attempt('fast_cnn, keep_busy, growing, with the bar', lambda: counted(bar=True, keep_busy=True))
     attempt('fast_cnn, as it is, with the bar', lambda: counted(bar=True))
     attempt('fast_cnn, float32, nothing grows', lambda: counted(amp=False, progressive=False))
     attempt('cnn, Adam', lambda: counted(opt_func='adam'), need=8)
     attempt('a step, profiled', lambda: profiled(progressive=False), need=8)
+    attempt('a step, keep_busy, profiled', lambda: profiled(progressive=False, keep_busy=True), need=8)
     attempt('a step, float32, profiled', lambda: profiled(progressive=False, amp=False), need=8)
 
 # How long
@@ -321,6 +324,7 @@ def precision(kind):
 
 def learner(bs, kind='bf16', cbs=(), **kwargs):
     how = precision(kind)
+    if kwargs.get('keep_busy'): how = dict(amp=False) if kind == 'fp32' else {} # bfloat16 where the device has it
     return scratch_learner(loaders(bs), 'fast_cnn', seed=0, progressive=False, **{**how, **kwargs, 'cbs':[*how.pop('cbs', ()), *cbs]})
 
 def through_learner(bs, kind='bf16', bar=False, epochs=3, **kwargs):
@@ -412,6 +416,8 @@ def whole_epochs(dtype=torch.float16):
 def speed():
     for bs,kind,bar in ((512, 'fp16', False), (512, 'fp16', True), (512, 'bf16', False), (1024, 'bf16', False), (512, 'fp32', False)):
         attempt(f'Learner, {kind}, batches of {bs}{", with the bar" if bar else ""}', lambda: through_learner(bs, kind, bar), need=12)
+    for bs in (64, 512, 1024, 2000):
+        attempt(f'Learner, keep_busy, batches of {bs}', lambda: through_learner(bs, keep_busy=True), need=12)
     for bs in (512, 1024): attempt(f'bare loop, bf16, batches of {bs}', lambda: bare(bs), need=8)
     attempt('bare loop, one batch again and again, 1024', lambda: bare(1024, load=False), need=8)
     attempt('the same without steps', lambda: bare(1024, load=False, step=False), need=8)
@@ -534,8 +540,8 @@ def as_the_record(bs=2000, pad=2):
 
 class Training:
     "One learner for many trainings, so that what was compiled is used again; `change` is called with each new model"
-    def __init__(self, dls=None, compiled=False, change=noop, fit_args={}, **kwargs):
-        self.kwargs,self.change,self.times,self.fit_args = dict(progressive=False, **kwargs),change,EpochTimes(),fit_args
+    def __init__(self, dls=None, compiled=False, change=noop, **kwargs):
+        self.kwargs,self.change,self.times = {'progressive':False, 'keep_busy':True, **kwargs},change,EpochTimes()
         self.dls = dls or as_the_record()
         self.learn = self.fresh(0, cbs=[self.times], compiled=compiled)
     def fresh(self, seed, **kwargs):
@@ -548,7 +554,7 @@ class Training:
         learn.model.load_state_dict(self.fresh(seed).model.state_dict())
         learn.seed_everything.seed,learn.seed_everything.n_fits = seed,0
         self.times.seconds.clear()
-        quietly(learn, learn.fit_linear, 2 if args.tiny else epochs, reset_opt=True, **self.fit_args)
+        quietly(learn, learn.fit_linear, 2 if args.tiny else epochs, reset_opt=True)
         return sum(self.times.seconds),*[float(evaluate(learn, multi_crop=o).metrics['accuracy']) for o in (True, False)]
 
 def summary(found):
@@ -560,7 +566,7 @@ def summary(found):
 def loop_alone(learn, epochs):
     "Seconds of each epoch of a bare loop over what `learn` trains with"
     model,dl,opt,loss_func,times = learn.model.train(),learn.dls.train,learn.opt,learn.loss_func,[]
-    if on_gpu: dl.dtype,torch.backends.cudnn.benchmark = torch.bfloat16,True
+    learn.keep_busy.before_fit()
     opt.set_hypers(lr=0.01)
     for _ in range(epochs):
         start = now()
@@ -570,6 +576,7 @@ def loop_alone(learn, epochs):
             opt.step()
             opt.zero_grad()
         times.append(now()-start)
+    learn.keep_busy.after_fit()
     return times
 
 def beside_a_loop(training, compiled, rounds=3, epochs=4):
@@ -604,40 +611,45 @@ def ours():
     attempt('fast_cnn, compiled, 8 epochs', more, need=8)
     attempt('fast_cnn, eager, 8 epochs', lambda: summary([eager(seed) for seed in range(1 if args.tiny else 3)]), need=20)
 
+class Undo(Callback):
+    "Takes back some of what `KeepBusy` has set"
+    order = KeepBusy.order+1
+    def __init__(self, whole=True, half=True, united=True): self.whole,self.half,self.united = whole,half,united
+    def before_fit(self):
+        dl = self.dls.train
+        dl.whole = dl.whole and self.whole
+        if not self.half: dl.dtype = None
+        self.opt.united = self.opt.united and self.united
+
 def parts(bs=1024):
     "What each part is worth: milliseconds a step without it"
-    def without(change=noop, bar=False, **kwargs):
+    def without(change=noop, bar=False, undo=(), **kwargs):
         def f():
-            times = EpochTimes()
-            learn = scratch_learner(loaders(bs), 'fast_cnn', seed=0, progressive=False, cbs=[times], **kwargs)
-            learn.dls.train.whole = None
-            learn.create_opt()
+            times,dls = EpochTimes(),loaders(bs)
+            cbs = [times, *([Undo(**dict(undo))] if undo else [])]
+            learn = scratch_learner(dls, 'fast_cnn', seed=0, progressive=False, **{'keep_busy':True, **kwargs, 'cbs':cbs})
             change(learn)
             with contextlib.redirect_stdout(io.StringIO()):
                 if bar: learn.fit_linear(3)
                 else: quietly(learn, learn.fit_linear, 3)
-            learn.dls.train.whole = None
-            return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(learn.dls.train)}
+            return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(dls.train)}
         return f
-    def singly(learn): learn.opt.step,learn.opt.zero_grad = partial(Optimizer.step, learn.opt),partial(Optimizer.zero_grad, learn.opt)
-    def batchwise(learn): learn.dls.train.whole = False
     def plain_recorder(learn): learn.remove_cb(Recorder); learn.add_cb(Recorder())
-    def precision_of(kind):
-        return lambda learn: (learn.remove_cb(MixedPrecision), learn.add_cb(MixedPrecision(kind)) if kind else None)
-    changes = {'everything':{}, 'with the bar':dict(bar=True), 'batches one by one':dict(change=batchwise),
-        'a step for each parameter':dict(change=singly), "fastai's Recorder":dict(change=plain_recorder),
-        'no look for NaN':dict(change=lambda learn: learn.remove_cb(StopAtNaN)),
-        'no KeepBusy':dict(change=lambda learn: learn.remove_cb(KeepBusy)), 'reproducible':dict(reproducible=True),
-        'float16 with a scaler':dict(change=precision_of('fp16')), 'float32':dict(change=precision_of(None)),
-        'all of these left out':dict(change=lambda learn: (batchwise(learn), singly(learn), plain_recorder(learn), learn.remove_cb(KeepBusy),
-                                                           precision_of('fp16')(learn)))}
+    def look_at_once(learn): learn.remove_cb(StopAtNaN); learn.add_cb(StopAtNaN())
+    def precision_of(kind): return lambda learn: (learn.remove_cb(MixedPrecision), learn.add_cb(MixedPrecision(kind)) if kind else None)
+    changes = {'everything':{}, 'with the bar':dict(bar=True), 'batches one by one':dict(undo=dict(whole=False)),
+        'pictures in single precision':dict(undo=dict(half=False)), 'a step for each parameter':dict(undo=dict(united=False)),
+        "fastai's Recorder":dict(change=plain_recorder), 'a look at every loss':dict(change=look_at_once),
+        'reproducible':dict(reproducible=True), 'float16 with a scaler':dict(change=precision_of('fp16')),
+        'float32':dict(change=precision_of(None)), 'none of it':dict(keep_busy=False)}
     for what,kwargs in changes.items(): attempt(what, without(**kwargs), need=5)
 
 def variants():
     "Other recipes for the record's task, by turns with other seeds, not compiled"
     def biased(model): model[0].bias = nn.Parameter(torch.zeros(model[0].out_channels, device=model[0].weight.device))
-    settings = {'as it is':{}, 'rate 0.3':dict(lr=0.3), 'rate 0.18':dict(lr=0.18), 'Adam at 0.05 of it':dict(opt_func=partial(Muon, adam_scale=0.05),
-        lr=0.24), 'Adam at 0.2 of it':dict(opt_func=partial(Muon, adam_scale=0.2), lr=0.24), 'a bias after whitening':dict(change=biased),
+    def adam(scale): return dict(opt_func=partial(Muon, adam_scale=scale), lr=0.24)
+    settings = {'as it is':{}, 'rate 0.3':dict(lr=0.3), 'rate 0.18':dict(lr=0.18), 'Adam at 0.05 of it':adam(0.05),
+        'Adam at 0.2 of it':adam(0.2), 'a bias after whitening':dict(change=biased),
         'batches of 1000':dict(dls=as_the_record(1000)), 'shifts of 4':dict(dls=as_the_record(pad=4)), '9 epochs':dict(epochs=9),
         '10 epochs, growing':dict(epochs=10, progressive=True), 'float32':dict(amp=False)}
     found,made = {},{}
@@ -660,7 +672,7 @@ def graphs():
         for what,cbs in {'eager':[], 'compiled':[CompileModel()], 'CUDA graphs':[CompileModel('reduce-overhead')]}.items():
             def f():
                 times = EpochTimes()
-                learn = scratch_learner(dls, 'fast_cnn', seed=0, progressive=False, cbs=[times, *cbs])
+                learn = scratch_learner(dls, 'fast_cnn', seed=0, progressive=False, keep_busy=True, cbs=[times, *cbs])
                 start = now()
                 quietly(learn, learn.fit_linear, 3)
                 return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(dls.train), 's in all':now()-start}

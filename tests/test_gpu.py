@@ -33,7 +33,7 @@ def as_there(model='fast_cnn', **kwargs):
     return scratch_learner(dls, model, **{'seed':0, 'progressive':False, 'keep_busy':True, **kwargs})
 
 class Between(Callback):
-    "Calls `begin` after the second batch of each training epoch and `end` before its last, so that whole steps lie between, loading included"
+    "Calls `begin` after the second batch of each training epoch and `end` after its last: whole steps lie between, loading included"
     order = 10_000
     def __init__(self, begin, end): self.begin,self.end = begin,end
     def after_batch(self):
@@ -97,7 +97,8 @@ def test_diverges_late():
     learn = as_there('cnn', opt_func='sgd', lr=0.05, cbs=Blow())
     with pytest.MonkeyPatch.context() as m:
         m.setattr('cnnfast.training.callbacks.Mirror', Late)
-        with pytest.raises(LossDiverged, match='(nan|inf) in epoch 2, batch 5 of 19, at a rate of 1e.30: .*the end of epoch 1'): fit(learn, 3)
+        with pytest.raises(LossDiverged, match='(nan|inf) in epoch 2, batch 5 of 19, at a rate of 1e.30: .*the end of epoch 1'):
+            fit(learn, 3)
     assert all(o.isfinite().all() for o in learn.model.state_dict().values())
 
 def test_compiled_for_each_size():
@@ -149,7 +150,8 @@ class Sent:
 @pytest.fixture
 def imagined():
     "Lets a learner train four batches on a GPU that is not there; no gradient is computed, since autograd asks the driver"
-    replaced = {'torch.cuda.is_bf16_supported':lambda *args, **kwargs: True, 'torch.cuda.amp.common.amp_definitely_not_available':lambda: False,
+    replaced = {'torch.cuda.is_bf16_supported':lambda *args, **kwargs: True,
+                'torch.cuda.amp.common.amp_definitely_not_available':lambda: False,
                 'torch.Tensor.as_subclass':lambda self, cls: self, 'torch.nn.Module.to':lambda self, *args, **kwargs: self,
                 'cnnfast.training.callbacks.Mirror':Sent}
     replaced |= {f'cnnfast.{m}.free_on':lambda device: float('inf') for m in ('training.callbacks', 'data.loading', 'data.store')}
@@ -178,7 +180,8 @@ def test_nothing_crosses_over(imagined, model, kwargs):
     "Within an epoch no tensor comes from the CPU, none goes there, none meets one of another device, and nobody asks for a number"
     learn,crossed = imagined(model, **kwargs)
     assert crossed == [] and len(learn.recorder.losses) == 6
-    assert (learn.seen.device.type, learn.seen.dtype) == ('cuda', torch.bfloat16) and learn.seen.is_contiguous(memory_format=torch.channels_last)
+    x = learn.seen
+    assert (x.device.type, x.dtype) == ('cuda', torch.bfloat16) and x.is_contiguous(memory_format=torch.channels_last)
 
 def test_what_is_imagined_would_show(imagined):
     with pytest.raises(DataDependentOutputException): imagined('cnn', keep_busy=False)

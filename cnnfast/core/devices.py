@@ -65,6 +65,11 @@ def in_precision_of(
     return nullcontext() if is_cpu(device) or half is None else torch.autocast(torch.device(device).type, half)
 
 # %% ../../nbs/core/03_devices.ipynb #048cd048
+def kept_chance(device):
+    "A context after which chance, of the CPU and of `device`, is as it was before"
+    if is_cpu(device): return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[torch.device(device)], device_type=torch.device(device).type)
+
 class Mirror:
     "A number of the device `like` is on, as it was last heard of: a tensor on the CPU that never waits"
     def __init__(self, like): self.value = torch.zeros((), dtype=like.dtype, pin_memory=not is_cpu(like.device))

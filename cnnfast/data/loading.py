@@ -266,12 +266,13 @@ def prepared(self:MemoryDL):
     pics,targs = self.store.tensors(self.device)
     key = (id(pics), id(self.rows), self.dtype, *map(id, self.after_batch.fs))
     if self._ready is None or self._ready[0] != key:
-        still,parts = [o for o in self.after_batch.fs if isinstance(o, (IntToFloatTensor, Normalize))],[]
-        for some in (rows := self.rows.to(pics.device)).split(4096):
-            x = TensorImage(pics[some])
-            for t in still: x = t(x, split_idx=0)
-            parts.append(x.as_subclass(Tensor).permute(0, 2, 3, 1).to(self.dtype or x.dtype))
-        x = torch.cat(parts).contiguous()
+        rows,still,x = self.rows.to(pics.device),[o for o in self.after_batch.fs if isinstance(o, (IntToFloatTensor, Normalize))],None
+        for i in range(0, len(rows), 4096):
+            part = TensorImage(pics[rows[i:i+4096]])
+            for t in still: part = t(part, split_idx=0)
+            part = part.as_subclass(Tensor).permute(0, 2, 3, 1)
+            if x is None: x = torch.empty(len(rows), *part.shape[1:], dtype=self.dtype or part.dtype, device=pics.device)
+            x[i:i+4096] = part
         n = int(min(free_on(x.device)/4/x[0].nbytes, len(x)))
         self._ready = key,x,targs[rows],max(1, n//self.bs)*self.bs
     return self._ready[1:]

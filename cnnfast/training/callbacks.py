@@ -6,12 +6,12 @@ Docs: https://cnnfast.github.io/cnnfast/training/callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['SeedEverything', 'EpochLog', 'LateRecorder', 'EarlyStopping', 'LossDiverged', 'StopAtNaN', 'ProgressiveResizing',
-           'WeightAverage', 'KeepMemory', 'KeepBusy', 'CompileModel']
+           'WeightAverage', 'KeepMemory', 'CompileModel', 'KeepBusy']
 
 # %% ../../nbs/training/01_callbacks.ipynb #b59d5af4
 import ctypes, sys, warnings
 from fastai.vision.all import *
-from ..core.devices import Mirror, free_on, is_cpu, trained_precision
+from ..core.devices import Mirror, free_on, is_cpu, kept_chance, trained_precision
 
 # %% ../../nbs/training/01_callbacks.ipynb #5fde2aec
 class TrainingCallback(Callback):
@@ -280,26 +280,6 @@ def reused_memory(
     finally:
         if libc: _give_back(libc)
 
-# %% ../../nbs/training/01_callbacks.ipynb #f77bfb9d
-class KeepBusy(Callback):
-    "Trains on batches made many at a time, with steps taken together, and the fastest kernels"
-    def __init__(self,
-        reproducible:bool=False, # Leave out what makes a training another each time, though chance is the same?
-    ): store_attr()
-    def _unite(self, on):
-        if hasattr(self.opt, 'united'): self.opt.united = on
-        dl = self.dls.train
-        if not hasattr(dl, 'draws_whole'): return
-        dl.whole,dl.dtype,dl._ready = on,trained_precision(self.learn) if on and not self._others() else None,None
-    def before_fit(self):
-        torch.backends.cudnn.benchmark = not self.reproducible
-        self._unite(True)
-    def _others(self): # callbacks that may compute with pictures before mixed precision begins
-        known = (ProgressiveResizing, CompileModel, CastToTensor, MixedPrecision, ParamScheduler)
-        return [o for o in self.learn.cbs if hasattr(type(o), 'before_batch') and not isinstance(o, known)]
-    def after_fit(self): self._unite(False)
-    after_error = after_fit
-
 # %% ../../nbs/training/01_callbacks.ipynb #a92e508c
 class CompileModel(TrainingCallback):
     "Compiles the forward and backward pass of training, for all sizes of pictures before the first batch"
@@ -331,10 +311,9 @@ class CompileModel(TrainingCallback):
 def _warm_up(self:CompileModel):
     "A forward and a backward pass of each size that will come, without a trace"
     resizing,buffers = getattr(self.learn, 'progressive_resizing', None),[(o, o.clone()) for o in self.model.buffers()]
-    sides,device = resizing.sides(resizing.full) if resizing else [self.x.shape[-1]],self.x.device
+    sides = resizing.sides(resizing.full) if resizing else [self.x.shape[-1]]
     try:
-        with torch.random.fork_rng(device_type='cuda' if is_cpu(device) else device.type), \
-             torch._dynamo.config.patch(recompile_limit=len(sides)+8):
+        with kept_chance(self.x.device), torch._dynamo.config.patch(recompile_limit=len(sides)+8):
             for side in sides:
                 x = self.x if side == self.x.shape[-1] else resizing._scaled(self.x, side)
                 for _ in range(3): self.loss_func(self.model(x), *self.yb).mean().backward() # the third is as all that follow
@@ -343,3 +322,24 @@ def _warm_up(self:CompileModel):
         self.after_train()
     self.opt.zero_grad()
     for o,kept in buffers: o.copy_(kept)
+
+# %% ../../nbs/training/01_callbacks.ipynb #f77bfb9d
+class KeepBusy(Callback):
+    "Trains on batches made many at a time, with steps taken together, and the fastest kernels"
+    def __init__(self,
+        reproducible:bool=False, # Only kernels that give the same each time?
+    ): store_attr()
+    def _unite(self, on):
+        if hasattr(self.opt, 'united'): self.opt.united = on
+        dl = self.dls.train
+        if not hasattr(dl, 'draws_whole'): return
+        half = on and not is_cpu(dl.device) and not self._others()
+        dl.whole,dl.dtype,dl._ready = on,trained_precision(self.learn) if half else None,None
+    def before_fit(self):
+        torch.backends.cudnn.benchmark = not self.reproducible
+        self._unite(True)
+    def _others(self): # callbacks that may compute with pictures before mixed precision begins
+        known = (ProgressiveResizing, CompileModel, CastToTensor, MixedPrecision, ParamScheduler)
+        return [o for o in self.learn.cbs if hasattr(type(o), 'before_batch') and not isinstance(o, known)]
+    def after_fit(self): self._unite(False)
+    after_error = after_fit
