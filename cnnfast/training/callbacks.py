@@ -158,11 +158,11 @@ class StopAtNaN(TrainingCallback):
         self._weights,self._losses,self._rates,self._sum = _copy(self.model),[],[],None
     def after_loss(self):
         if not (self.training and self.training_now): return
-        if not self.late: return None if torch.isfinite(self.loss_grad).all() else self._stop(self.loss_grad, self.iter, self.opt.hypers[-1]['lr'])
-        loss = self.loss_grad.detach().as_subclass(Tensor)
+        loss,lr = self.loss_grad.detach().as_subclass(Tensor),self.opt.hypers[-1]['lr']
+        if not self.late: return None if torch.isfinite(loss).all() else self._stop(loss, self.iter, lr)
         if loss.ndim: loss = loss.mean()
         if self._sum is None: self._sum,self._mirror = torch.zeros_like(loss),Mirror(loss)
-        self._losses.append(loss); self._rates.append(self.opt.hypers[-1]['lr'])
+        self._losses.append(loss); self._rates.append(lr)
         self._sum = self._sum + loss
         self._check(self._mirror.send(self._sum))
     def after_train(self):
@@ -173,8 +173,9 @@ class StopAtNaN(TrainingCallback):
         if (i := first(i for i,o in enumerate(losses.isfinite()) if not o)) is not None: self._stop(losses[i], i, self._rates[i])
     def _stop(self, loss, i, lr):
         self.model.load_state_dict(self._weights)
+        when = f'the end of epoch {self.epoch}' if self.epoch else 'before training'
         raise LossDiverged(f'The loss became {loss.item()} in epoch {self.epoch+1}, batch {i+1} of {self.n_iter}, at a rate of {lr:.2g}: '
-                           f'try a lower one. The weights are those of {f"the end of epoch {self.epoch}" if self.epoch else "before training"}')
+                           f'try a lower one. The weights are those of {when}')
     def after_fit(self): self._weights,self._losses,self._rates,self._sum,self._mirror = None,[],[],None,None
     after_error = after_fit
 
