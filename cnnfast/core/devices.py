@@ -40,20 +40,42 @@ def mixes_precision(device) -> bool:
     "Does mixed precision pay on `device`?"
     return torch.device(device or 'cpu').type == 'cuda'
 
+def half_precision(device) -> torch.dtype: # torch.bfloat16 or torch.float16
+    "The half precision to train in on `device`: bfloat16 where it computes in it, since gradients then need no scaling"
+    has_it = is_cpu(device) or torch.get_device_module(device).is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it else torch.float16
+
 def autocast_depth() -> int:
     "In how many contexts of mixed precision are we?"
     depth = torch.autocast_increment_nesting()-1
     torch.autocast_decrement_nesting()
     return depth
 
+def trained_precision(learn) -> torch.dtype: # torch.bfloat16 or torch.float16; None: float32
+    "The half precision in which `learn` computes, if it does"
+    if not hasattr(learn, 'mixed_precision'): return None
+    return torch.bfloat16 if learn.mixed_precision.amp_mode == AMPMode.BF16 else torch.float16
+
 def in_precision_of(
     learn, # A `Learner`
     device, # Where it computes
 ):
     "A context of the precision in which `learn` was trained"
-    if is_cpu(device) or not hasattr(learn, 'mixed_precision'): return nullcontext()
-    half = torch.bfloat16 if learn.mixed_precision.amp_mode == AMPMode.BF16 else torch.float16
-    return torch.autocast(torch.device(device).type, half)
+    half = trained_precision(learn)
+    return nullcontext() if is_cpu(device) or half is None else torch.autocast(torch.device(device).type, half)
+
+# %% ../../nbs/core/03_devices.ipynb #048cd048
+def kept_chance(device):
+    "A context after which chance, of the CPU and of `device`, is as it was before"
+    if is_cpu(device): return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[torch.device(device)], device_type=torch.device(device).type)
+
+class Mirror:
+    "A number of the device `like` is on, as it was last heard of: a tensor on the CPU that never waits"
+    def __init__(self, like): self.value = torch.zeros((), dtype=like.dtype, pin_memory=not is_cpu(like.device))
+    def send(self, x):
+        self.value.copy_(x.detach(), non_blocking=True)
+        return self.value
 
 # %% ../../nbs/core/03_devices.ipynb #1c10a3dc
 class PeakMemory:

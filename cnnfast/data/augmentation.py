@@ -26,10 +26,15 @@ def _reflect(i, n):
 class PadCrop(BatchTransform):
     "Shift each picture by up to `pad` pixels in each direction; what comes in from outside is a reflection"
     def __init__(self, pad:int=4): store_attr()
+    def _drawn(self, n, h, w, device): # for each picture: from which row and column each row and column comes
+        dy,dx = torch.randint(-self.pad, self.pad+1, (2, n, 1), device=device)
+        return [_reflect(torch.arange(s, device=device) + d, s) for s,d in ((h, dy), (w, dx))]
+    def move(self, rows, cols): # (n,h), (n,w)
+        y,x = self._drawn(len(rows), rows.shape[1], cols.shape[1], rows.device)
+        return rows.gather(1, y),cols.gather(1, x)
     def augment(self, x):
         n,c,h,w = x.shape
-        dy,dx = torch.randint(-self.pad, self.pad+1, (2, n, 1), device=x.device)
-        rows,cols = [_reflect(torch.arange(s, device=x.device) + d, s) for s,d in ((h, dy), (w, dx))]
+        rows,cols = self._drawn(n, h, w, x.device)
         idx = (rows[:,:,None]*w + cols[:,None]).view(n, 1, h*w).expand(n, c, h*w)
         return x.reshape(n, c, h*w).gather(2, idx).view(n, c, h, w)
 
@@ -38,6 +43,7 @@ class FlipLR(BatchTransform):
     "Mirror each picture left to right with probability `p`"
     def __init__(self, p:float=0.5): store_attr()
     def which(self, x): return torch.rand(len(x), device=x.device) < self.p
+    def move(self, rows, cols): return rows,torch.where(self.which(cols)[:,None], cols.flip(1), cols)
     def augment(self, x):
         if not x.is_contiguous(): # channels last
             flip = self.which(x)
@@ -59,6 +65,27 @@ class AlternatingFlip(FlipLR):
         # Knuth's multiplicative hash: halves that have nothing to do with the order
         mixed = (torch.as_tensor(self.idxs, device=x.device)*2654435761 % 2**32) >> 16
         return (mixed + self.epoch) % 2 == 1
+
+# %% ../../nbs/data/08_augmentation.ipynb #4c26421d
+def movers(
+    tfms, # Batch transforms
+) -> list: # None where some of them do more
+    "Those of `tfms` that move pixels, where all others do the same to every picture in every epoch"
+    tfms = [o for o in tfms if not isinstance(o, (IntToFloatTensor, Normalize))]
+    return tfms if all(hasattr(o, 'move') for o in tfms) else None
+
+def look_up(
+    x, # Pictures (N,H,W,C)
+    idxs, # Which of them, (n,)
+    tfms, # Transforms that have `move`
+    epoch:int=0, # For `AlternatingFlip`
+): # (n,C,H,W), `channels_last`
+    "Pictures `idxs` of `x`, their pixels moved by `tfms`"
+    rows,cols = [torch.arange(s, device=x.device).expand(len(idxs), s) for s in x.shape[1:3]]
+    for t in tfms:
+        if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,epoch
+        rows,cols = t.move(rows, cols)
+    return x[idxs[:,None,None],rows[:,:,None],cols[:,None]].permute(0, 3, 1, 2)
 
 # %% ../../nbs/data/08_augmentation.ipynb #7baeaeec
 class Cutout(BatchTransform):

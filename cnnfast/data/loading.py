@@ -14,16 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import starmap
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
-from ..core.devices import is_cpu
+from ..core.devices import free_on, is_cpu
 from .pictures import OpenPicture, TensorGrey, take_items
 from .dataset import ImageData
 from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
-from .augmentation import MIXES, StandardizePicture
+from .augmentation import MIXES, StandardizePicture, look_up, movers
 from .photographs import FitPictures, PictureCut, RandomCrops, cut_boxes, whole_boxes
 
 # %% ../../nbs/data/10_loading.ipynb #28949c38
 class MemoryDL(TfmdDL):
     "A `TfmdDL` that gathers whole batches from pictures in memory"
+    whole = False # make many batches at once, where the transforms allow it?
+    dtype = None # of pictures that are made so; None: float32
     def __init__(self,
         dataset, # The fastai `Datasets` of the items
         bs:int=64, # Batch size
@@ -36,7 +38,7 @@ class MemoryDL(TfmdDL):
         super().__init__(dataset, bs=bs, **kwargs)
         self.store,self.rows = store,None if rows is None else torch.as_tensor(rows)
         self.wgts = None if wgts is None else np.asarray(wgts)/np.sum(wgts)
-        self.epoch = -1
+        self.epoch,self._there,self._ready = -1,{},None
 
     def before_iter(self):
         super().before_iter()
@@ -50,7 +52,19 @@ class MemoryDL(TfmdDL):
 
     def create_batches(self, samps):
         if self.store is None or self.bs is None: yield from super().create_batches(samps)
-        else: yield from starmap(self.gather, self.read(chunked(samps, self.bs, self.drop_last)))
+        else: yield from starmap(self.gather, self.read(self.positions(samps)))
+
+    def positions(self, samps):
+        "Positions of the items of each batch; on the device, where nobody else needs them"
+        if not self.whole or self.store.ratios is not None or self.store.mapped: return chunked(samps, self.bs, self.drop_last)
+        there = self.store.tensors(self.device)[0].device
+        return (o for o in torch.tensor(list(samps), device=there).split(self.bs) if len(o) == self.bs or not self.drop_last)
+
+    def rows_at(self, idxs, device):
+        "Where in the store the items at `idxs` stand, (n,), on `device`"
+        rows,there = self._there.get(device, (None, None))
+        if rows is not self.rows: rows,there = self._there[device] = self.rows,self.rows.to(device)
+        return there[torch.as_tensor(idxs, device=device)]
 
     def shuffle_fn(self, idxs):
         rng = np.random.default_rng(self.rng.getrandbits(64)) # ten times faster than `random.sample`
@@ -72,7 +86,7 @@ def _ahead(f, xs, n=2):
 def copied(self:MemoryDL, idxs):
     "The pictures (n,C,H,W) uint8 of the items at `idxs`, as they are kept"
     pics,_ = self.store.tensors(self.device)
-    rows = self.rows[torch.as_tensor(idxs)].to(pics.device)
+    rows = self.rows_at(idxs, pics.device)
     if pics.is_contiguous(): return pics.index_select(0, rows)
     return pics.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2) # photographs: the channels of a pixel side by side
 
@@ -100,12 +114,13 @@ def read(self:MemoryDL, chunks):
 def gather(self:MemoryDL, idxs, pics=None, cut=None):
     "The batch of the items at `idxs`: pictures (n,C,H,W) uint8 and class numbers (n,)"
     if pics is None: pics = self.copied(idxs)
-    rows,(_,targs),ratios = self.rows[torch.as_tensor(idxs)],self.store.tensors(self.device),self.store.ratios
+    (_,targs),ratios = self.store.tensors(self.device),self.store.ratios
     for t in self.after_batch.fs:
         if hasattr(t, 'idxs'): t.idxs,t.epoch = idxs,self.epoch
-        if isinstance(t, PictureCut): t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[rows]
+        if isinstance(t, PictureCut):
+            t.is_cut,t.ratios = t is cut,None if ratios is None or t is cut else ratios[self.rows_at(idxs, ratios.device)]
     typ = TensorImage if pics.shape[1] == 3 else TensorGrey
-    return typ(pics),TensorCategory(targs[rows.to(targs.device)])
+    return typ(pics),TensorCategory(targs[self.rows_at(idxs, targs.device)])
 
 # %% ../../nbs/data/10_loading.ipynb #0280ce50
 class NormalizeInPlace(Normalize):
@@ -233,6 +248,52 @@ def test(self:DataLoaders):
 def _without_test(self:DataLoaders, k): # where there is no attribute, `k` is asked of the training loader
     if k == 'test': raise AttributeError('These DataLoaders have no test split: only train and valid')
     return GetAttr.__getattr__(self, k)
+
+# %% ../../nbs/data/10_loading.ipynb #d94be734
+@patch
+def draws_whole(self:MemoryDL) -> bool:
+    "Are the batches of this loader made many at a time?"
+    store = self.store
+    if store is None or not (self.whole and self.shuffle and self.bs) or store.mapped or store.ratios is not None: return False
+    if getattr(self.dataset, 'split_idx', None) != 0 or self.n != len(self.rows): return False
+    if type(self).gather is not MemoryDL.gather or 'get_idxs' in vars(self) or movers(self.after_batch.fs) is None: return False
+    pics,_ = store.tensors(self.device)
+    return self._ready is not None or 2*len(self.rows)*pics[0].numel() < free_on(pics.device)/4
+
+@patch
+def prepared(self:MemoryDL):
+    "Pictures (N,H,W,C) as the model takes them but for what moves their pixels, class numbers (N,), and how many to move at a time"
+    pics,targs = self.store.tensors(self.device)
+    key = (id(pics), id(self.rows), self.dtype, *map(id, self.after_batch.fs))
+    if self._ready is None or self._ready[0] != key:
+        rows,still,x = self.rows.to(pics.device),[o for o in self.after_batch.fs if isinstance(o, (IntToFloatTensor, Normalize))],None
+        for i in range(0, len(rows), 4096):
+            part = TensorImage(pics[rows[i:i+4096]])
+            for t in still: part = t(part, split_idx=0)
+            part = part.as_subclass(Tensor).permute(0, 2, 3, 1)
+            if x is None: x = torch.empty(len(rows), *part.shape[1:], dtype=self.dtype or part.dtype, device=pics.device)
+            x[i:i+4096] = part
+        n = int(min(free_on(x.device)/4/x[0].nbytes, len(x)))
+        self._ready = key,x,targs[rows],max(1, n//self.bs)*self.bs
+    return self._ready[1:]
+
+# %% ../../nbs/data/10_loading.ipynb #ac7a4d96
+@patch
+def _whole_batches(self:MemoryDL):
+    self.randomize()
+    self.before_iter()
+    x,targs,at_once = self.prepared()
+    typ = TensorImage if x.shape[3] == 3 else TensorGrey
+    if self.wgts is None: order = torch.randperm(len(x), device=x.device)
+    else: order = torch.multinomial(torch.as_tensor(self.wgts, device=x.device), len(x), replacement=True)
+    if self.drop_last: order = order[:len(self)*self.bs]
+    for some in order.split(at_once):
+        pics = look_up(x, some, movers(self.after_batch.fs), self.epoch)
+        for px,py in zip(pics.split(self.bs), targs[some].split(self.bs)): yield typ(px),TensorCategory(py)
+    self.after_iter()
+
+@patch
+def __iter__(self:MemoryDL): return self._whole_batches() if self.draws_whole() else super(MemoryDL, self).__iter__()
 
 # %% ../../nbs/data/10_loading.ipynb #92e1fd89
 def find_split(

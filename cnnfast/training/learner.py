@@ -12,12 +12,13 @@ import inspect, numbers
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean
-from ..core.devices import autocast_depth, mixes_precision
+from ..core.devices import autocast_depth, half_precision, mixes_precision
 from ..data.augmentation import MIXES
 from ..models.scratch import MODELS, Whiten
 from ..models.pretrained import create_model, model_arguments
 from .optimizers import FusedAdam, Muon, OPTIMIZERS, RATES, get_opt_func
-from .callbacks import EarlyStopping, EpochLog, KeepMemory, ProgressiveResizing, SeedEverything, StopAtNaN
+from .callbacks import (CompileModel, EarlyStopping, EpochLog, KeepBusy, KeepMemory, LateRecorder, ProgressiveResizing,
+                                        SeedEverything, StopAtNaN)
 
 # %% ../../nbs/training/04_learner.ipynb #cfb5ac82
 class ImageLearner(Learner):
@@ -143,12 +144,15 @@ def _how_to_train(name, opt_func):
     if opt is Muon and name not in MODELS: opt = partial(Muon, rescale=False) # who knows whether it normalises after each convolution
     return replace(how, opt_func=opt, lr=lr)
 
-def _callbacks(dls, progressive, amp, seed, patience):
+def _callbacks(dls, progressive, amp, seed, patience, keep_busy, reproducible, compiled):
     "Those that a learner of cnnfast has before further ones"
-    return [ChannelsLast(), EpochLog(), StopAtNaN(), KeepMemory(),
+    half = 'bf16' if keep_busy and half_precision(dls.device) is torch.bfloat16 else 'fp16'
+    return [ChannelsLast(), EpochLog(), StopAtNaN(late=keep_busy), KeepMemory(),
+            *([KeepBusy(reproducible)] if keep_busy else []),
             *([ProgressiveResizing()] if progressive else []),
-            *([MixedPrecision()] if amp else []),
-            *([] if seed is None else [SeedEverything(seed)]),
+            *([MixedPrecision(half)] if amp else []),
+            *([CompileModel()] if compiled else []),
+            *([] if seed is None else [SeedEverything(seed, reproducible)]),
             *([] if patience is None else [EarlyStopping(patience)]),
             *([MIXES[dls.mix]()] if getattr(dls, 'mix', None) else [])]
 
@@ -162,6 +166,9 @@ def make_learner(
     progressive:bool=None, # Small pictures first (`ProgressiveResizing`); by default where it suits the model
     patience:int=None, # Stop after so many epochs without improvement, and restore the best weights
     amp:bool=None, # Mixed precision; by default where the device is a CUDA GPU
+    keep_busy:bool=False, # On a GPU: let no batch wait for the one before it (`KeepBusy`, `LateRecorder`), and prefer bfloat16?
+    reproducible:bool=None, # The same weights from the same seed on a GPU, too, by slower kernels? By default unless `keep_busy`
+    compiled:bool=False, # Compile the model before the first batch (`CompileModel`)? For long trainings on a GPU
     metrics=None, # By default accuracy
     cbs=None, # Further callbacks
     **kwargs
@@ -169,14 +176,16 @@ def make_learner(
     "The `Learner` that both kinds share"
     if lr is not None: check_rate(lr)
     if amp is None: amp = mixes_precision(getattr(dls, 'device', None))
+    if reproducible is None: reproducible = not keep_busy
     how = _how_to_train(name, opt_func)
     if progressive is None:
         progressive = how.progressive and input_shape(dls)[-1] >= 32 and not any(isinstance(o, ProgressiveResizing) for o in L(cbs))
-    cbs = _callbacks(dls, progressive, amp, seed, patience) + L(cbs)
+    cbs = _callbacks(dls, progressive, amp, seed, patience, keep_busy, reproducible, compiled) + L(cbs)
     if lr is None: lr = how.rate(dls.train.bs)
     learn = ImageLearner(dls, model, lr=lr, opt_func=how.opt_func,
                          loss_func=loss_func or how.loss_func(), metrics=accuracy if metrics is None else metrics, cbs=cbs, **kwargs)
     learn.model_name,learn.schedule = name,how.schedule
+    if keep_busy: learn.remove_cb(Recorder); learn.add_cb(LateRecorder())
     return learn
 
 # %% ../../nbs/training/04_learner.ipynb #1c32c64f
@@ -201,6 +210,7 @@ def _whiten(model, dls):
     layers = [o for o in model.modules() if isinstance(o, Whiten)]
     if not layers: return
     dl = dls.train.new()
+    dl.whole = False # batch by batch, in the order that its own seed gives
     dl.rng.seed(0)
     layers[0].fit(dl.one_batch()[0].cpu())
 

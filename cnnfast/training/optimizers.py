@@ -11,6 +11,7 @@ __all__ = ['OPTIMIZERS', 'FusedAdam', 'Muon']
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
 from ..core.text import did_you_mean
+from ..core.devices import is_cpu
 
 # %% ../../nbs/training/00_optimizers.ipynb #b82875e9
 def _like(o, p): # the fused step reads memory in order, whatever the strides say
@@ -24,6 +25,43 @@ def fused_adam_step(p, lr, mom, sqr_mom, eps, wd, grad_avg=None, sqr_avg=None, s
           weight_decay=wd if do_wd else 0., eps=eps, maximize=False)
     return dict(grad_avg=grad_avg, sqr_avg=sqr_avg, step=step)
 
+# %% ../../nbs/training/00_optimizers.ipynb #b5046885
+class TogetherOptimizer(Optimizer):
+    "An `Optimizer` that can step the parameters of a group together"
+    united = False # does it?
+    def __init__(self, params, cb, together, **defaults): # together: called with parameters, their states and the hyperparameters
+        super().__init__(params, cb, **defaults)
+        self.together = together
+
+    def step(self, closure=None):
+        if not self.united: return super().step(closure)
+        self.step_together()
+
+    @torch.no_grad()
+    def step_together(self):
+        for i,hyper in enumerate(self.hypers):
+            ps = [p for p in self.param_lists[i] if p.grad is not None]
+            if ps: self.together(ps, [self.state[p] for p in ps], **hyper)
+
+    def zero_grad(self):
+        if not self.united: return super().zero_grad()
+        for pg in self.param_lists:
+            for p in pg: p.grad = None
+
+# %% ../../nbs/training/00_optimizers.ipynb #a593fae8
+def fused_adam_together(ps, states, lr, mom, sqr_mom, eps, wd, **kwargs):
+    "`fused_adam_step` for all of `ps` at once: those with weight decay, then those without"
+    for do_wd in (True, False):
+        some = [(p, s) for p,s in zip(ps, states) if s.get('do_wd', True) == do_wd]
+        if not some: continue
+        for p,s in some:
+            if 'step' not in s: s.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
+            if 'step' not in s: s['step'] = torch.zeros((), device=p.device)
+            s.update(grad_avg=_like(s['grad_avg'], p), sqr_avg=_like(s['sqr_avg'], p), step=s['step'].to(p.device))
+        lists = [[s[k] for _,s in some] for k in ('grad_avg', 'sqr_avg')]
+        adamw([p for p,_ in some], [_like(p.grad, p) for p,_ in some], *lists, [], [s['step'] for _,s in some], fused=True, amsgrad=False,
+              beta1=mom, beta2=sqr_mom, lr=lr, weight_decay=wd if do_wd else 0., eps=eps, maximize=False)
+
 # %% ../../nbs/training/00_optimizers.ipynb #60caae35
 def FusedAdam(
     params, # Model parameters
@@ -34,25 +72,25 @@ def FusedAdam(
     wd:float=0.01, # Weight decay, decoupled from the gradient
 ) -> Optimizer:
     "fastai's `Adam`, several times faster for large layers"
-    return Optimizer(params, fused_adam_step, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+    return TogetherOptimizer(params, fused_adam_step, fused_adam_together, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
 # %% ../../nbs/training/00_optimizers.ipynb #1256bbde
 def orthogonalize(
-    g, # A matrix (m,n), or filters (m,n,h,w), taken as (m, n*h*w)
+    g, # A matrix (m,n), a stack of them (k,m,n), or filters (m,n,h,w), taken as (m, n*h*w)
     steps:int=3, # Rounds of the Newton-Schulz iteration
 ) -> Tensor:
     "`g` with its singular values brought near 1"
-    x = g.flatten(1).to(torch.bfloat16 if g.is_cuda else g.dtype)
-    if tall := x.shape[0] > x.shape[1]: x = x.T
-    x = x/(x.norm() + 1e-7)
-    a,q = (x @ x.T).float(),None # the rounds need this small matrix alone
+    x = (g.flatten(1) if g.ndim == 4 else g).to(g.dtype if is_cpu(g.device) else torch.bfloat16)
+    if tall := x.shape[-2] > x.shape[-1]: x = x.mT
+    x = x/(x.norm(dim=(1, 2), keepdim=True) if x.ndim == 3 else x.norm()).add(1e-7)
+    a,q,add_product = (x @ x.mT).float(),None,torch.baddbmm if x.ndim == 3 else torch.addmm # the rounds need this small matrix alone
     for i in range(steps):
-        p = torch.addmm(a, a, a, beta=-4.775, alpha=2.0315)
-        p.diagonal().add_(3.4445)
+        p = add_product(a, a, a, beta=-4.775, alpha=2.0315)
+        p.diagonal(dim1=-2, dim2=-1).add_(3.4445)
         q = p if q is None else p @ q
         if i < steps-1: a = p @ a @ p
     x = q.to(x.dtype) @ x
-    return (x.T if tall else x).reshape(g.shape).to(g.dtype)
+    return (x.mT if tall else x).reshape(g.shape).to(g.dtype)
 
 # %% ../../nbs/training/00_optimizers.ipynb #678075c1
 def muon_step(p, lr, filter_mom, rescale, ns_steps, grad_avg=None, **kwargs):
@@ -65,6 +103,28 @@ def muon_step(p, lr, filter_mom, rescale, ns_steps, grad_avg=None, **kwargs):
 def muon_or_adam(p, lr, adam_scale, **kwargs):
     "`muon_step` for convolution filters, Adam for all else"
     return muon_step(p, lr, **kwargs) if p.ndim == 4 else fused_adam_step(p, lr*adam_scale, **kwargs)
+
+# %% ../../nbs/training/00_optimizers.ipynb #3452363c
+def muon_together(ps, states, lr, filter_mom, rescale, ns_steps, **kwargs):
+    "`muon_step` for all of `ps` at once"
+    for p,s in zip(ps, states): s['grad_avg'] = _like(s['grad_avg'], p) if 'grad_avg' in s else torch.zeros_like(p)
+    grads,avgs = [_like(p.grad, p) for p in ps],[s['grad_avg'] for s in states]
+    torch._foreach_mul_(avgs, filter_mom)
+    torch._foreach_add_(avgs, grads)
+    steps = list(torch._foreach_add(grads, avgs, alpha=filter_mom))
+    if rescale:
+        norms = torch._foreach_div(torch._foreach_norm(ps), [len(p)**0.5 for p in ps])
+        torch._foreach_div_(ps, norms)
+    for rows in groupby(range(len(ps)), lambda i: tuple(ps[i].shape)).values():
+        stack = orthogonalize(torch.stack([steps[i].flatten(1) for i in rows]), ns_steps)
+        for i,o in zip(rows, stack): steps[i] = _like(o.view_as(ps[i]), ps[i])
+    torch._foreach_add_(ps, steps, alpha=-lr)
+
+def muon_or_adam_together(ps, states, lr, adam_scale, **kwargs):
+    "`muon_or_adam` for all of `ps` at once"
+    for filters in (True, False):
+        some = [(p, s) for p,s in zip(ps, states) if (p.ndim == 4) == filters]
+        if some: (muon_together if filters else fused_adam_together)(*zip(*some), lr=lr*(1 if filters else adam_scale), **kwargs)
 
 # %% ../../nbs/training/00_optimizers.ipynb #b9761e41
 def Muon(
@@ -80,7 +140,7 @@ def Muon(
     ns_steps:int=3, # Newton-Schulz rounds
 ) -> Optimizer:
     "fastai `Optimizer`: Muon for convolution filters, Adam for the rest"
-    return Optimizer(params, muon_or_adam, **{k:v for k,v in locals().items() if k != 'params'})
+    return TogetherOptimizer(params, muon_or_adam, muon_or_adam_together, **{k:v for k,v in locals().items() if k != 'params'})
 
 # %% ../../nbs/training/00_optimizers.ipynb #296e4926
 OPTIMIZERS = dict(adam=FusedAdam, sgd=partial(SGD, mom=0.9), rmsprop=RMSProp, radam=RAdam, qhadam=QHAdam, larc=Larc, lamb=Lamb,
