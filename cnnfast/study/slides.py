@@ -158,7 +158,7 @@ def _show_ensemble(deck, c):
     if len(c.fresh) < 2 or c.runs[0].folds: return
     ens = c.ensemble()
     t = ens.show_table()
-    deck.add(f'{len(ens.members)} trainings as one: {t["accuracy"].iloc[0]} on {c.split}', table=t.iloc[:10],
+    deck.add(f'All {len(ens.members)} trainings as one: {t["accuracy"].iloc[0]} on {c.split}', table=t.iloc[:10],
              notes='The mean of what the models say. The ensemble stands first, its members below.')
 
 def _show_autoencoders(deck, c):
