@@ -55,8 +55,7 @@ def fused_adam_together(ps, states, lr, mom, sqr_mom, eps, wd, **kwargs):
         some = [(p, s) for p,s in zip(ps, states) if s.get('do_wd', True) == do_wd]
         if not some: continue
         for p,s in some:
-            if 'step' not in s: s.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
-            if 'step' not in s: s['step'] = torch.zeros((), device=p.device)
+            if 'step' not in s: s.update(grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p), step=torch.zeros((), device=p.device))
             s.update(grad_avg=_like(s['grad_avg'], p), sqr_avg=_like(s['sqr_avg'], p), step=s['step'].to(p.device))
         lists = [[s[k] for _,s in some] for k in ('grad_avg', 'sqr_avg')]
         adamw([p for p,_ in some], [_like(p.grad, p) for p,_ in some], *lists, [], [s['step'] for _,s in some], fused=True, amsgrad=False,
