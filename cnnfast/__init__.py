@@ -10,11 +10,11 @@ if 'torch' not in sys.modules: # threads that spin while they wait would slow do
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
-    'core': ('text', 'disk', 'plotting', 'devices', 'code'),
+    'core': ('text', 'disk', 'plotting', 'devices', 'code', 'processes'),
     'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'photographs',
-             'loading', 'inspection', 'distribution'),
+             'loading', 'inspection', 'distribution', 'sharing'),
     'models': ('scratch', 'weights', 'shipped', 'pretrained'),
-    'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe'),
+    'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe', 'distributed'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
     'interpretation': ('activations', 'filters', 'maps', 'embeddings', 'architecture'),
     'saving': ('folder', 'prediction', 'export'),

@@ -32,6 +32,11 @@ def device_name(
     return named(device) if named else f'GPU ({torch.device(device).type.upper()})'
 
 # %% ../../nbs/core/03_devices.ipynb #7d27b52f
+def own_device(device) -> torch.device:
+    "The device of the kind of `device` that this process computes on"
+    device = torch.device(device)
+    return device if is_cpu(device) else torch.device(device.type, torch.accelerator.current_device_index())
+
 def synchronize(device):
     "Wait until `device` has done its work"
     if not is_cpu(device): torch.accelerator.synchronize(device)

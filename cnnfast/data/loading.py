@@ -26,6 +26,7 @@ class MemoryDL(TfmdDL):
     "A `TfmdDL` that gathers whole batches from pictures in memory"
     whole = False # make many batches at once, where the transforms allow it?
     dtype = None # of pictures that are made so; None: float32
+    own_part = None # called with the number of items: which of them this process takes, where there are several (`share`)
     def __init__(self,
         dataset, # The fastai `Datasets` of the items
         bs:int=64, # Batch size
@@ -255,8 +256,9 @@ def draws_whole(self:MemoryDL) -> bool:
     "Are the batches of this loader made many at a time?"
     store = self.store
     if store is None or not (self.whole and self.shuffle and self.bs) or store.mapped or store.ratios is not None: return False
-    if getattr(self.dataset, 'split_idx', None) != 0 or self.n != len(self.rows): return False
-    if type(self).gather is not MemoryDL.gather or 'get_idxs' in vars(self) or movers(self.after_batch.fs) is None: return False
+    if getattr(self.dataset, 'split_idx', None) != 0 or (self.own_part is None and self.n != len(self.rows)): return False
+    own = type(self).gather is not MemoryDL.gather or (self.own_part is None and 'get_idxs' in vars(self))
+    if own or movers(self.after_batch.fs) is None: return False
     pics,_ = store.tensors(self.device)
     return self._ready is not None or 2*len(self.rows)*pics[0].numel() < free_on(pics.device)/4
 
@@ -284,8 +286,10 @@ def _whole_batches(self:MemoryDL):
     self.before_iter()
     x,targs,at_once = self.prepared()
     typ = TensorImage if x.shape[3] == 3 else TensorGrey
-    if self.wgts is None: order = torch.randperm(len(x), device=x.device)
-    else: order = torch.multinomial(torch.as_tensor(self.wgts, device=x.device), len(x), replacement=True)
+    chance = torch.Generator(x.device).manual_seed(self.rng.getrandbits(63)) # of the order alone, the same in all processes
+    if self.wgts is None: order = torch.randperm(len(x), device=x.device, generator=chance)
+    else: order = torch.multinomial(torch.as_tensor(self.wgts, device=x.device), len(x), replacement=True, generator=chance)
+    if self.own_part: order = order[torch.as_tensor(self.own_part(len(x)), device=x.device)]
     if self.drop_last: order = order[:len(self)*self.bs]
     for some in order.split(at_once):
         pics = look_up(x, some, movers(self.after_batch.fs), self.epoch)

@@ -12,6 +12,7 @@ __all__ = ['SeedEverything', 'EpochLog', 'LateRecorder', 'EarlyStopping', 'LossD
 import ctypes, sys, warnings
 from fastai.vision.all import *
 from ..core.devices import Mirror, free_on, is_cpu, kept_chance, trained_precision
+from ..core.processes import rank
 
 # %% ../../nbs/training/01_callbacks.ipynb #5fde2aec
 class TrainingCallback(Callback):
@@ -34,7 +35,7 @@ class SeedEverything(TrainingCallback):
         super().before_train()
         if not (self.due and self.training_now): return
         seed = self.seed + 1000*self.n_fits # the second fit of `fine_tune` goes on; it does not repeat the first
-        set_seed(seed, self.reproducible)
+        set_seed(seed + (10**6*rank() if hasattr(self.learn, 'share_training') else 0), self.reproducible) # the order stays common
         for i,dl in enumerate(self.dls.loaders): dl.rng.seed(seed + i); dl.epoch = -1 # what a `MemoryDL` counts
         self.due,self.n_fits = False,self.n_fits+1
 
@@ -127,12 +128,12 @@ class EarlyStopping(TrackerCallback, TrainingCallback):
     def after_epoch(self):
         if not self.training_now: return # `validate` ends an epoch too
         super().after_epoch()
-        if self.new_best: self.wait,self.best_epoch,self.weights = 0,self.epoch,_copy(self.model)
+        if self.new_best: self.wait,self.best_epoch,self.weights = 0,self.epoch,_copy(get_model(self.model))
         else: self.wait += 1
         if self.wait >= self.patience: raise CancelFitException()
 
     def after_fit(self):
-        if self.weights is not None: self.model.load_state_dict(self.weights)
+        if self.weights is not None: get_model(self.model).load_state_dict(self.weights)
         self.weights = None
         super().after_fit()
     def after_error(self): self.weights = None
@@ -155,10 +156,10 @@ class StopAtNaN(TrainingCallback):
     ): store_attr()
     def before_train(self):
         super().before_train()
-        self._weights,self._losses,self._rates,self._sum = _copy(self.model),[],[],None
+        self._weights,self._losses,self._rates,self._sum = _copy(get_model(self.model)),[],[],None
     def after_loss(self):
         if not (self.training and self.training_now): return
-        loss,lr = self.loss_grad.detach().as_subclass(Tensor),self.opt.hypers[-1]['lr']
+        loss,lr = self.loss.detach().as_subclass(Tensor),self.opt.hypers[-1]['lr']
         if not self.late: return None if torch.isfinite(loss).all() else self._stop(loss, self.iter, lr)
         if loss.ndim: loss = loss.mean()
         if self._sum is None: self._sum,self._mirror = torch.zeros_like(loss),Mirror(loss)
@@ -172,7 +173,7 @@ class StopAtNaN(TrainingCallback):
         losses = torch.stack(self._losses).cpu()
         if (i := first(i for i,o in enumerate(losses.isfinite()) if not o)) is not None: self._stop(losses[i], i, self._rates[i])
     def _stop(self, loss, i, lr):
-        self.model.load_state_dict(self._weights)
+        get_model(self.model).load_state_dict(self._weights)
         when = f'the end of epoch {self.epoch}' if self.epoch else 'before training'
         raise LossDiverged(f'The loss became {loss.item()} in epoch {self.epoch+1}, batch {i+1} of {self.n_iter}, at a rate of {lr:.2g}: '
                            f'try a lower one. The weights are those of {when}')
@@ -214,7 +215,7 @@ class WeightAverage(Callback):
     ): store_attr()
 
     def _swap(self):
-        for a,b in zip(self.model.state_dict().values(), self.ema.module.state_dict().values()):
+        for a,b in zip(get_model(self.model).state_dict().values(), self.ema.module.state_dict().values()):
             held = a.clone()
             a.copy_(b); b.copy_(held)
         self.swapped = not self.swapped
@@ -222,12 +223,12 @@ class WeightAverage(Callback):
     def before_fit(self): self.ema,self.swapped = None,False # an error may have ended the last fit
     def _start(self):
         from timm.utils import ModelEmaV3
-        self.ema = ModelEmaV3(self.model, decay=self.decay, use_warmup=True, warmup_power=0.75) # reaches 0.99 after 460 steps
+        self.ema = ModelEmaV3(get_model(self.model), decay=self.decay, use_warmup=True, warmup_power=0.75) # reaches 0.99 after 460 steps
     def before_train(self):
         if self.ema is None: self._start()
         if self.swapped: self._swap()
     def after_batch(self):
-        if self.training: self.ema.update(self.model, step=self.train_iter)
+        if self.training: self.ema.update(get_model(self.model), step=self.train_iter)
     def before_validate(self):
         if self.ema and not self.swapped: self._swap()
     def after_fit(self):

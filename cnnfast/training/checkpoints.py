@@ -13,6 +13,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent
 from ..core.devices import device_random_states, set_device_random_states
+from ..core.processes import are_joined, everyones, firsts, n_processes, rank
 from ..data.loading import find_opener
 from ..models.scratch import n_params
 from .states import is_plain, read_state, write_state
@@ -99,7 +100,7 @@ def _callback_settings(cb):
 def _run_settings(learn):
     "What must be the same for a training to go on"
     name,hypers = getattr(learn, 'model_name', type(learn.model).__name__),learn.opt.hypers
-    res = {'epochs':learn.n_epoch, 'model':f'{name} of {n_params(learn.model):,} parameters',
+    res = {'epochs':learn.n_epoch, 'processes':n_processes() if are_joined() else 1, 'model':f'{name} of {n_params(learn.model):,} parameters',
            'weights':[f'{k} {tuple(v.shape)}' for k,v in learn.model.state_dict().items()],
            'loss':type(learn.loss_func).__name__, 'optimiser':sorted(hypers[0]),
            'rates':[h['lr'] for h in hypers], 'weight decay':[h.get('wd') for h in hypers], **_data_settings(learn.dls)}
@@ -148,26 +149,30 @@ class Checkpoint(Callback):
 def save(self:Checkpoint, epochs):
     "Write the state after `epochs` epochs of this fit, where it is time to"
     learn,now = self.learn,time.perf_counter()
-    if now-self.last < self.seconds: return
+    if firsts(lambda: now-self.last < self.seconds): return
     self.last = now
     if getattr(learn, 'scaler', None) is not None: self._scaler = learn.scaler.state_dict() # after the fit it is gone
-    write_state(dict(fit=self.nth, epochs=epochs, settings=self.now, model=learn.model.state_dict(), opt=learn.opt.state_dict(),
-                     train_iter=learn.train_iter, random=random_state(learn.dls), callbacks=[callback_state(o) for o in _watched(learn)],
-                     scaler=self._scaler), self.path)
+    state = dict(fit=self.nth, epochs=epochs, settings=self.now, model=get_model(learn.model).state_dict(), opt=learn.opt.state_dict(),
+                 train_iter=learn.train_iter, random=everyones(random_state(learn.dls)), callbacks=[callback_state(o) for o in _watched(learn)],
+                 scaler=self._scaler)
+    firsts(lambda: write_state(state, self.path))
 
 @patch
 def _load(self:Checkpoint):
     "Put back what the file has; the number of epochs that were done"
     learn,state = self.learn,self.state
-    if diff := setting_differences({'pictures of valid':self.now['pictures of valid'], **state['settings']}, self.now):
+    was,now = state['settings'].get('processes', 1),self.now['processes'] # 1: in files of earlier versions, which have none
+    if was != now: raise ValueError(f'{self.path} was written by {was} process{"es"*(was > 1)}, each with its own state of chance: '
+                                    f'go on with as many, not with {now}')
+    if diff := setting_differences({'pictures of valid':self.now['pictures of valid'], 'processes':was, **state['settings']}, self.now):
         raise ValueError(f'{self.path} belongs to another training: it has {shortlist(diff)}. '
                          'Give the same settings and data, or remove the file to start anew')
-    learn.model.load_state_dict(state['model'])
+    get_model(learn.model).load_state_dict(state['model'])
     learn.opt.load_state_dict(state['opt'])
     for cb,o in zip(_watched(learn), state['callbacks']): set_callback_state(cb, o)
     if state['scaler']: learn.scaler.load_state_dict(state['scaler'])
     learn.train_iter = state['train_iter']
-    set_random_state(learn.dls, state['random'])
+    set_random_state(learn.dls, state['random'][rank()] if isinstance(state['random'], list) else state['random'])
     return state['epochs']
 
 # %% ../../nbs/training/03_checkpoints.ipynb #07745743

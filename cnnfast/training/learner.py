@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean
 from ..core.devices import autocast_depth, half_precision, mixes_precision
+from ..core.processes import others_may_end
 from ..data.augmentation import MIXES
 from ..models.scratch import MODELS, Whiten
 from ..models.pretrained import create_model, model_arguments
@@ -38,11 +39,13 @@ class ImageLearner(Learner):
         cudnn,done = torch.backends.cudnn,False
         flags,loss_func = (cudnn.deterministic, cudnn.benchmark),self.loss_func
         try:
-            super()._with_events(f, event_type, ex, final)
+            with others_may_end(): super()._with_events(f, event_type, ex, final)
             done = True
         finally:
             (cudnn.deterministic,cudnn.benchmark),self.loss_func = flags,loss_func
             if not done: self._after_error()
+
+    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b, cpu, False) # what is gathered is so once an epoch
 
     def _after_error(self):
         for cb in self.cbs:
