@@ -12,6 +12,7 @@ import argparse, atexit, gc, os, sys, warnings
 from pathlib import Path
 from ..core.text import did_you_mean
 from ..core.disk import check_absent, whole_file
+from ..core.processes import firsts, is_first, join_processes, n_processes, others_may_end, speaks_first
 from .options import device_option, path_option, run_options
 
 # %% ../../nbs/cli/01_main.ipynb #3c814851
@@ -43,15 +44,19 @@ def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}
 def main(argv=None):
     "The `cnnfast` command"
     args = _parser().parse_args(argv)
-    warnings.showwarning = _show_warning
+    if not is_first():
+        if args.command != 'run': return 0 # one process is enough
+        sys.stdout = open(os.devnull, 'w')
+    warnings.showwarning = _show_warning if is_first() else lambda *args, **kwargs: None
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
-    try: return _COMMANDS[args.command][0](args) or 0
+    try:
+        with others_may_end(): return _COMMANDS[args.command][0](args) or 0
     except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as e:
         if args.traceback: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`
         msg = e.strerror if isinstance(e, OSError) and e.strerror and not e.filename else str(e)
-        print(f'cnnfast: error: {msg}', file=sys.stderr)
+        if speaks_first(): print(f'cnnfast: error: {msg}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print('cnnfast: interrupted', file=sys.stderr)
@@ -165,7 +170,9 @@ def _run(args):
     _check_planned(args)
     weights = _weights(args.weights)
     if args.device: _check_device(args.device)
-    if not args.resume: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it (--resume)')
+    if n_processes() > 1: join_processes(args.device == 'cpu')
+    if not args.resume: firsts(lambda: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it '
+                                                    '(--resume)'))
     _import_all()
     from cnnfast.study.judging import alike
     from cnnfast.study.recipe import as_recipe
@@ -176,9 +183,10 @@ def _run(args):
     data = _data_of(args)
     datas = list(alike(data).values())
     for o in datas: print(o, flush=True)
-    free,last = _free_name(f'cnnfast-{datas[0].name}')
+    free,last = firsts(lambda: _free_name(f'cnnfast-{datas[0].name}'))
     out = Path(args.out or (args.resume and last) or free)
     res = _trained(args, data, models, weights, out)
+    if not is_first(): return # one writes
     if args.slides: res.slides(out/'report.pptx')
     if args.hand_in and not (out/'hand-in').exists(): res.hand_in(out/'hand-in')
     written = f'The report: {out/"report.html"}' + (f'\nThe slides: {out/"report.pptx"}' if args.slides else '')

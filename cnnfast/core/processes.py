@@ -26,6 +26,11 @@ def is_first() -> bool:
     return rank() == 0
 
 # %% ../../nbs/core/05_processes.ipynb #eb1991b9
+def are_joined() -> bool:
+    "Can the processes talk?"
+    import torch.distributed as dist
+    return n_processes() > 1 and dist.is_available() and dist.is_initialized()
+
 def join_processes(
     cpu:bool=False, # Compute on the CPU, where there is a GPU, too?
 ):
@@ -33,12 +38,10 @@ def join_processes(
     if n_processes() == 1: return
     try: from accelerate import PartialState
     except ImportError: raise ImportError(f'Several processes need Accelerate: {install_extra("distributed")}') from None
-    PartialState(cpu=cpu)
-
-def are_joined() -> bool:
-    "Can the processes talk?"
-    import torch.distributed as dist
-    return n_processes() > 1 and dist.is_available() and dist.is_initialized()
+    import atexit, torch
+    if are_joined(): return
+    PartialState(cpu=cpu or not torch.accelerator.is_available())
+    atexit.register(torch.distributed.destroy_process_group) # else threads that still listen can end the process with an error
 
 # %% ../../nbs/core/05_processes.ipynb #d03ce0c7
 def everyones(

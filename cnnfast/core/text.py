@@ -38,6 +38,7 @@ def with_progress(it=None, desc=None, total=None, **kwargs):
     from fastcore.imports import IN_NOTEBOOK
     from tqdm import tqdm
     quiet = bool(os.environ.get('IN_TEST')) if IN_NOTEBOOK else None # None: tqdm shows a bar on a terminal only
+    if os.environ.get('RANK', '0') != '0': quiet = True # of several processes, the first shows it
     return tqdm(it, desc=desc, total=total, leave=False, disable=quiet, **kwargs)
 
 # %% ../../nbs/core/00_text.ipynb #253625ce

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent, whole_folder
+from ..core.processes import is_first
 from ..data.pictures import RESIZE, OpenPicture
 from ..data.augmentation import FlipLR, StandardizePicture
 from ..data.loading import find_normalization, find_opener
@@ -195,6 +196,7 @@ def save_model(
 ) -> Path: # `folder`
     "Write the model as a folder; it appears when it is whole"
     folder,kind = Path(folder),_class_of(getattr(learn, 'kind', 'classifier'))
+    if not is_first(): return folder # one of several processes writes
     check_absent(folder, 'choose another folder, or remove it')
     model = learn if isinstance(learn, kind) else kind.of(learn)
     with whole_folder(folder) as part: model.write(part, metrics)

@@ -16,6 +16,7 @@ from ..core.text import install_extra, shortlist
 from ..core.disk import check_absent, whole_file
 from ..core.code import recorded
 from ..core.devices import synchronize
+from ..core.processes import n_processes
 from ..data import inspection # ImageData.check
 from ..models.shipped import PACKAGED, backbones_at_hand
 from ..models.pretrained import seen_in_pretraining, suited_size, timm_stages
@@ -194,6 +195,7 @@ def fit(
     **kwargs, # For `data.dataloaders`: `device`, `augment`, …
 ) -> Comparison: # `learner` is the best model
     "The best model for photographs that so many minutes can give: probes, and fine-tuning from the best of them"
+    if n_processes() > 1: raise ValueError(f'A plan in minutes is for one process, not for {n_processes()}: compare models, with epochs')
     _check_fit(data, minutes, out, resume)
     clock,notes,out = _Clock(minutes),[],out and Path(out)
     def say(o):

@@ -14,6 +14,8 @@ from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.disk import check_absent, whole_file
 from ..core.code import recorded
+from ..core.devices import is_cpu
+from ..core.processes import firsts, is_first, join_processes
 from ..data.dataset import ImageData
 from ..data.loading import sized_loaders
 from ..models.shipped import default_backbone
@@ -113,10 +115,9 @@ def _finished(recipe, t, title, folder, desc):
     before = saved.exists()
     try: r = run_recipe(recipe, dls, t.seed, desc, title, [*t.cbs, Checkpoint(saved, resume=True, seconds=10)], judged_on)
     except (ValueError, FloatingPointError, MemoryError):
-        if not before: _remove_empty(saved)
+        if is_first() and not before: _remove_empty(saved)
         raise
-    save_run(r, folder, t.data)
-    saved.unlink(missing_ok=True)
+    firsts(lambda: (save_run(r, folder, t.data), saved.unlink(missing_ok=True)))
     return r,False
 
 def _remove_empty(saved):
@@ -169,8 +170,8 @@ def run_all(
             r.data = of
             runs.append(r); rows.append({'model':title, **({'fold':t.fold} if t.fold else {}), **r.row})
             took = 'was finished' if again else f'trained in {r.train_seconds:,.1f} s'
-            if verbose: print(f'{desc}: {r.evaluation.metrics["accuracy"]:.2%} on {r.evaluation.split}, {took}', flush=True)
-            if out is not None:
+            if verbose and is_first(): print(f'{desc}: {r.evaluation.metrics["accuracy"]:.2%} on {r.evaluation.split}, {took}', flush=True)
+            if out is not None and is_first():
                 with whole_file(out/'results.csv') as f: pd.DataFrame(rows).to_csv(f, index=False)
         res.runs += [pooled(runs)] if trials[0].fold else runs
     return res
@@ -213,6 +214,7 @@ def compare(
     **kwargs, # For `data.dataloaders`: `device`, `augment`, `in_memory`, …
 ) -> Comparison:
     "Train each of `models` on `data` (on each of them, where there are several), once per seed, and compare them on the test split"
+    join_processes(is_cpu(kwargs.get('device') or default_device()))
     datas = alike(data)
     data = next(iter(datas.values()))
     _check_known(kwargs, data.dataloaders)
@@ -222,17 +224,19 @@ def compare(
     if seeds is None: seeds = default_seeds(data)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds: raise ValueError('No seeds: give 1 or more')
-    if not resume: check_absent(out, 'choose another folder, remove it, or go on with what is in it (resume)')
+    if not resume: firsts(lambda: check_absent(out, 'choose another folder, remove it, or go on with what is in it (resume)'))
     if len(datas) > 1: _check_several(dls, folds); bs = bs or default_bs(min(len(o.splits['train']) for o in datas.values()))
     if folds is not None: _check_folds(dls, patience, autoencoder)
     trials = [_trials(o, seeds, folds, dls, bs, kwargs, k, data) for k,o in datas.items()]
-    if verbose and data.kept and dls is None: print(f"Pixels a side: {', '.join(f'{k} {o.size}' for k,o in recipes.items())}.")
+    if verbose and is_first() and data.kept and dls is None: print(f"Pixels a side: {', '.join(f'{k} {o.size}' for k,o in recipes.items())}.")
     _check_models(recipes, trials[0][0].loaders, seeds[0], autoencoder, out is not None)
-    if out is not None: (out := Path(out)).mkdir(parents=True, exist_ok=resume)
+    if out is not None:
+        out = Path(out)
+        firsts(lambda: out.mkdir(parents=True, exist_ok=resume))
     res,total = None,sum(map(len, trials))*len(recipes)
     for o in trials: res = run_all(recipes, o, data, out, verbose, res, total)
     if len(datas) > 1: res.datas = datas
     if autoencoder: res.autoencode(out=out and out/'autoencoder')
-    if folds is not None and out is not None: _save_final(res, out/'final')
-    if out is not None: write_report(res, out/'report.html')
+    if folds is not None and out is not None and is_first(): _save_final(res, out/'final')
+    if out is not None: firsts(lambda: write_report(res, out/'report.html') and None)
     return res

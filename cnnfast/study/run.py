@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, device_name, in_precision_of, leave, synchronize
+from ..core.processes import everyones, n_processes
 from ..data.augmentation import BatchTransform
 from ..data.loading import find_normalization, find_opener
 from ..models.scratch import n_params
@@ -212,13 +213,13 @@ def run_recipe(
     learn,title = recipe.learner(dls, seed),title or recipe.model
     learn.recorder.train_metrics,learn.metrics = True,[*learn.metrics, cross_entropy]
     clock = TrainSeconds()
-    with PeakMemory(dls.device) as memory:
+    with PeakMemory(dls.device) as memory, learn.distrib_ctx():
         fit_with_bar(learn, recipe.epochs, desc or f'{recipe.model}, seed {seed}', partial(recipe.fit, learn), [clock, *L(cbs)])
     both,speed = _evaluations(learn, title, judged_on),inference_speed(learn)
     leave(learn)
     seconds = clock.seconds + getattr(learn, 'probe_seconds', 0.)
-    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, memory.mb, title,
-               machine=device_name(dls.device))
+    return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, sum(everyones(memory.mb)), title,
+               machine=f'{n_processes()} × '*(n_processes() > 1) + device_name(dls.device))
 
 # %% ../../nbs/study/01_run.ipynb #6c4a25b5
 def _data_facts(data, dls):
