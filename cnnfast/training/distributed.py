@@ -78,11 +78,17 @@ def put_together(
     for m,*states in zip(metrics, *everyones([_state(o) for o in metrics])):
         for k in states[0]: setattr(m, k, sum((o[k] for o in states), [] if k in ('preds', 'targs') else 0))
 
+class _SmoothLoss(AvgSmoothLoss):
+    "As fastai's, without asking the others, whose loss is the same"
+    def accumulate(self, learn):
+        self.count += 1
+        self.val = torch.lerp(learn.loss.detach().cpu(), self.val, self.beta)
+
 # %% ../../nbs/training/08_distributed.ipynb #56cce05a
 class ShareTraining(TrainingCallback):
     "Trains with all processes that `torchrun` or `accelerate launch` has started"
     order = -6 # before a loss is looked at
-    _bare = None
+    _bare = _sum = None
     def __init__(self,
         sync_bn:bool=True, # Batch norms over all processes?
         **kwargs, # For `DistributedDataParallel`
@@ -100,17 +106,19 @@ class ShareTraining(TrainingCallback):
             share(dl, in_training=i == 0)
         for o in self._bare.buffers(): torch.distributed.broadcast(o, 0)
         self._handles = share_norms(self._bare) if self.sync_bn else []
+        self.recorder.smooth_loss.__class__ = _SmoothLoss
         ids = None if is_cpu(device) else [device.index]
         sync = first(inspect.signature(DistributedDataParallel).parameters.keys() & {'forward_sync_buffers'}) or 'broadcast_buffers' # its older name
         self.learn.model = DistributedDataParallel(self._bare, device_ids=ids, **{sync:False, **self.kwargs})
 
     def after_loss(self):
         if not (self.training and self._bare is not None): return
-        loss,n = self.learn.loss.detach().as_subclass(Tensor).mean(),len(self.x)
-        sums = torch.stack([loss*n, torch.full_like(loss, n)])
-        torch.distributed.all_reduce(sums)
-        self.learn.loss = sums[0]/sums[1]
-        self.learn.loss_grad = self.learn.loss_grad*(n*n_processes()/sums[1])
+        was,n = self.learn.dl.before_sharing,len(self.x)
+        total = min(was['bs'], was['n'] - self.iter*was['bs']) # pictures of this batch, in all processes
+        self.learn.loss = self.learn.loss.detach().as_subclass(Tensor).mean()*(n/total)
+        self.learn.loss_grad = self.learn.loss_grad*(n*n_processes()/total)
+        self._sum = torch.distributed.all_reduce(self.learn.loss, async_op=True)
+    def before_step(self): self._sum = self._sum and self._sum.wait() and None
 
     def after_train(self):
         if self._bare is None: return
@@ -122,7 +130,8 @@ class ShareTraining(TrainingCallback):
 
     def after_fit(self):
         if self._bare is None: return
-        self.learn.model,self._bare = self._bare,None
+        self.learn.model,self._bare,self._sum = self._bare,None,None
+        self.recorder.smooth_loss.__class__ = AvgSmoothLoss
         for o in self._handles: o.remove()
         for dl in self.dls.loaders: unshare(dl)
     after_error = after_fit
