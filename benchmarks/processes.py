@@ -1,6 +1,6 @@
 """One training by one process of one thread, and by two that share it: seconds and weights; and what two threads of this machine can give at most
 
-    python benchmarks/processes.py --cifar cifar10.tgz [--models cnn,fast_cnn] [--rounds 3]
+    python benchmarks/processes.py --cifar cifar10.tgz [--models cnn,fast_cnn] [--bs 500] [--rounds 3]
 
 The share that two processes take of the seconds of one is 0.5 where nothing is lost. Two threads of one core, or two cores on one memory,
 cannot give that: so two processes that know nothing of each other make half of the steps each, at the same time, too. `apart` is the largest
@@ -44,6 +44,7 @@ def run(commands, env):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--cifar', required=True); p.add_argument('--models', default='cnn,fast_cnn'); p.add_argument('--rounds', type=int, default=3)
+    p.add_argument('--bs', type=int, default=500)
     args = p.parse_args()
     import torch
     for model in args.models.split(','): measure(model, args, torch)
@@ -58,9 +59,9 @@ def measure(model, args, torch):
         torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
         one,two,half = [],[],[]
         for i in range(args.rounds):
-            one += run([command(f'one-{i}', 500)], env)
-            two += run([command(f'two-{i}', 500, torchrun)], env)
-            half.append(max(run([command(f'a-{i}', 250), command(f'b-{i}', 250)], env))/2) # as many steps of half the size take twice as long
+            one += run([command(f'one-{i}', args.bs)], env)
+            two += run([command(f'two-{i}', args.bs, torchrun)], env)
+            half.append(max(run([command(f'{o}-{i}', args.bs//2) for o in 'ab'], env))/2) # as many steps of half the size take twice as long
             print(f'{model}: one {one[-1]:.2f} s, two that share {two[-1]:.2f} s ({two[-1]/one[-1]:.2f}), '
                   f'two strangers with half each {half[-1]:.2f} s ({half[-1]/one[-1]:.2f})', flush=True)
         a,b = [torch.load(f'{tmp}/{o}-0', weights_only=True) for o in ('one', 'two')]
