@@ -16,7 +16,7 @@ from ..core.devices import is_cpu, own_device
 from ..core.processes import everyones, firsts, is_first, join_processes, n_processes
 from ..data.sharing import share, unshare
 from .callbacks import TrainingCallback
-from .learner import ImageLearner, scratch_learner
+from .learner import ImageLearner
 
 # %% ../../nbs/training/08_distributed.ipynb #d8d5bb69
 class _SharedNorm(torch.autograd.Function):
