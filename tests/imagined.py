@@ -10,7 +10,7 @@ is there, and what is computed from it, too. Numbers are the CPU's. It refuses w
   (pytorch issues 175189 and 192212); and average pooling to a size that does not divide the map (issue 143864).
 
 What it cannot know is whether the numbers of a real one are right."""
-import functools, itertools
+import functools, re
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +34,10 @@ def known_to(name, kind):
     if 'structured_delegate' in o: return known_to(o['structured_delegate'], kind)
     keys = {k.strip() for ks in o.get('dispatch', {}) for k in ks.split(',')}
     return not keys or kind in keys or any(k.startswith('Composite') for k in keys)
+
+def has_list(kind):
+    "Does PyTorch's list say what devices of `kind` have? (Of Intel's GPUs it was kept elsewhere before PyTorch 2.12 or so)"
+    return sum(kind in re.split(r'\W+', ' '.join(o.get('dispatch', {}))) for o in _operations().values()) > 300
 
 # What the CPU has under a name of its own, and others under another: PyTorch chooses by device before it dispatches
 _OWN = ('mkldnn', '_for_cpu', '_mkldnn', 'mkl_', 'quantized', 'fbgemm')

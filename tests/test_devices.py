@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from fastai.vision.all import Callback, Learner, nn
 from conftest import ROOT, cnnfast_here, fails_with, make_photographs
-from imagined import Imagined, Refused, known_to
+from imagined import Imagined, Refused, has_list, known_to
 from cnnfast.data.dataset import digits
 from cnnfast.data.folders import image_folder
 from cnnfast.data.standard_sets import cifar10_sample
@@ -30,6 +30,9 @@ from cnnfast.study import pipeline
 from cnnfast.study.budget import fit as fit_minutes
 from cnnfast.study.pipeline import compare
 from cnnfast.study.recipe import Recipe
+
+needs_xpu_list = pytest.mark.skipif(not has_list('XPU'), reason="this version of PyTorch does not list what Intel's GPUs have")
+KINDS = ['mps', pytest.param('xpu', marks=needs_xpu_list)]
 
 def fit(learn, f='fit', *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): getattr(learn, f)(*(args or (1,)), **kwargs)
@@ -81,7 +84,7 @@ def test_imagined_refuses():
 TRAININGS = {
     'ann':dict(model='ann'), 'cnn':dict(model='cnn'), 'fast_cnn':dict(model='fast_cnn'),
     'norms and poolings':dict(model='custom_cnn', norm='instance', pool='avg', activation='mish'),
-    'groups':dict(model='custom_cnn', norm='group', activation='selu'),
+    **({'groups':dict(model='custom_cnn', norm='group', activation='selu')} if known_to('native_group_norm_backward', 'MPS') else {}),
     'kept busy':dict(model='fast_cnn', keep_busy=True, cbs=lambda: ProgressiveResizing(multiple=1)),
     'kept busy with Adam':dict(model='custom_cnn', keep_busy=True, opt_func='adam'),
     'compiled':dict(model='cnn', cbs=lambda: CompileModel(backend='eager')),
@@ -110,6 +113,7 @@ def test_loading_on_a_mac(few, loaders):
     here,there = both('mps', few, loaders, model='cnn')
     assert np.allclose(here.history(), there.history(), atol=0.02)
 
+@needs_xpu_list
 @pytest.mark.parametrize('kwargs', [TRAININGS['cnn'], TRAININGS['kept busy'], TRAININGS['kept busy with Adam']])
 def test_training_on_an_intel_gpu(few, kwargs):
     here,there = both('xpu', few, **kwargs)
@@ -127,7 +131,7 @@ def test_uneven_maps(colours):
     torch.manual_seed(0)
     assert torch.equal(cnn(size=48)[2](x := torch.rand(2, 3, 12, 12)), F.adaptive_avg_pool2d(x, 8))
 
-@pytest.mark.parametrize('kind', ['mps', 'xpu'])
+@pytest.mark.parametrize('kind', KINDS)
 def test_photographs_there(tmp_path, kind):
     data = image_folder(make_photographs(tmp_path/'photographs')).new(size=48)
     with Imagined(kind):
@@ -188,17 +192,18 @@ def test_fine_tuned_and_drawn_there(colours, trained):
             assert reconstruction_scores(ae, 'valid').notna().all(axis=None)
         assert latent_vectors(ae, 'valid')[0].shape[1] == 256
 
+@needs_xpu_list
 def test_compared_there(few):
     with Imagined('xpu'): c = compare(few, ['cnn'], epochs=1, seeds=1, device='xpu', verbose=False)
     r, = c.runs
     assert r.machine == 'an imagined xpu' and r.evaluation.metrics['accuracy'] > 0.1 and next(r.learn.model.parameters()).device.type == 'cpu'
 
-def test_mixed_precision_is_refused_there(few):
-    for kind in ('mps', 'xpu'):
-        with Imagined(kind):
-            dls = few.dataloaders(bs=32, device=kind)
-            with pytest.raises(ValueError, match=f'amp=True: .* on {kind}.* leave amp out'): scratch_learner(dls, 'cnn', amp=True)
-            assert not hasattr(scratch_learner(dls, 'cnn', keep_busy=True), 'mixed_precision')
+@pytest.mark.parametrize('kind', KINDS)
+def test_mixed_precision_is_refused_there(few, kind):
+    with Imagined(kind):
+        dls = few.dataloaders(bs=32, device=kind)
+        with pytest.raises(ValueError, match=f'amp=True: .* on {kind}.* leave amp out'): scratch_learner(dls, 'cnn', amp=True)
+        assert not hasattr(scratch_learner(dls, 'cnn', keep_busy=True), 'mixed_precision')
 
 def test_what_is_missing_there(few):
     "A step that the device has not: its name, and what to do"

@@ -114,8 +114,8 @@ def _run(recipe, t, title, folder, desc, halved=False):
     saved = _checkpoint(folder, halved)
     before = saved.exists()
     try: r = run_recipe(recipe, dls, t.seed, desc, title, [*t.cbs, Checkpoint(saved, resume=True, seconds=10)], judged_on, halved)
-    except (ValueError, FloatingPointError, MemoryError):
-        if not before: _remove_empty(saved)
+    except (ValueError, FloatingPointError, MemoryError, RuntimeError) as e:
+        if not before and (ran_out(e) or not isinstance(e, RuntimeError)): _remove_empty(saved)
         raise
     save_run(r, folder, t.data)
     saved.unlink(missing_ok=True)

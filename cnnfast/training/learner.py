@@ -39,7 +39,7 @@ class ImageLearner(Learner):
         cudnn,done = torch.backends.cudnn,False
         flags,loss_func = (cudnn.deterministic, cudnn.benchmark),self.loss_func
         try:
-            with in_a_sentence(getattr(self.dls, 'device', None), self._what): super()._with_events(f, event_type, ex, final)
+            with in_a_sentence(getattr(self.dls, 'device', None) or 'cpu', self._what): super()._with_events(f, event_type, ex, final)
             done = True
         finally:
             (cudnn.deterministic,cudnn.benchmark),self.loss_func = flags,loss_func
@@ -147,7 +147,7 @@ def _how_to_train(name, opt_func):
 def _callbacks(dls, progressive, amp, seed, patience, keep_busy, reproducible, compiled):
     "Those that a learner of cnnfast has before further ones"
     half = 'bf16' if keep_busy and half_precision(dls.device) is torch.bfloat16 else 'fp16'
-    layout = ChannelsLast if memory_format(dls.device) is torch.channels_last else Contiguous
+    layout = ChannelsLast if memory_format(getattr(dls, 'device', None)) is torch.channels_last else Contiguous
     return [layout(), EpochLog(), StopAtNaN(late=keep_busy), KeepMemory(),
             *([KeepBusy(reproducible)] if keep_busy else []),
             *([ProgressiveResizing()] if progressive else []),
