@@ -17,9 +17,9 @@ from pathlib import Path
 from unittest import mock
 import torch, torchgen, yaml
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 @functools.cache
 def _operations():
@@ -42,7 +42,8 @@ def has_list(kind):
 # What the CPU has under a name of its own, and others under another: PyTorch chooses by device before it dispatches
 _OWN = ('mkldnn', '_for_cpu', '_mkldnn', 'mkl_', 'quantized', 'fbgemm')
 _FACTORIES = {'tensor', 'as_tensor', 'zeros', 'ones', 'empty', 'full', 'arange', 'linspace', 'rand', 'randn', 'randint', 'randperm', 'eye',
-              'from_numpy', 'scalar_tensor', 'empty_strided', 'zeros_like', 'ones_like', 'empty_like', 'full_like', 'rand_like', 'randn_like',
+              'from_numpy', 'scalar_tensor', 'empty_strided', 'zeros_like', 'ones_like', 'empty_like', 'full_like', 'rand_like',
+              'randn_like',
               'new_zeros', 'new_ones', 'new_empty', 'new_full', 'new_tensor', 'logspace', 'empty_permuted', 'randint_like'}
 
 class _Crossing(torch.autograd.Function):
@@ -112,7 +113,7 @@ class _Functions(TorchFunctionMode):
         if x is not None and x in w.storages:
             if func == torch.Tensor.device.__get__: return w.device
             if func == torch.Tensor.is_cpu.__get__: return False
-            if name in ('numpy', '__array__'): raise TypeError(f"can't convert {w.device} device type tensor to numpy. Use Tensor.cpu() first")
+            if name in ('numpy', '__array__'): raise TypeError(f"can't convert a tensor of {w.device} to numpy. Use Tensor.cpu() first")
         if name == 'to' or name == 'cpu': return w.moved(func, x, args, kwargs)
         if name in _FACTORIES:
             target = kwargs.get('device')
@@ -130,14 +131,14 @@ class Imagined:
     def has(self, x): return x in self.storages
 
     def pins(self, name):
-        if self.kind == 'mps': raise Refused(f'{name}: up to PyTorch 2.13 what is pinned would be a tensor of the GPU') # pytorch issue 181374
+        if self.kind == 'mps': raise Refused(f'{name}: up to PyTorch 2.13 what is pinned would be of the GPU') # pytorch issue 181374
         return False # there is no driver to ask
 
     def check_mixed(self, name, args, kwargs, tensors):
         here = [o for o in tensors if o not in self.storages and o.ndim]
         if name in ('index', 'index_put_', 'index_put', '_index_put_impl_'): # indices may come from the CPU
             here = [o for o in (args[0], *args[2:3]) if isinstance(o, torch.Tensor) and o not in self.storages and o.ndim]
-        if here: raise Refused(f'{name}: Expected all tensors to be on the same device, but found at least two devices, {self.device} and cpu!')
+        if here: raise Refused(f'{name}: Expected all tensors to be on the same device, but found {self.device} and cpu')
 
     def check(self, name, func, args, tensors, out):
         self.used[name] += 1
@@ -154,7 +155,8 @@ class Imagined:
         if 'batch_norm' in name or 'convolution' in name:
             if odd := [o.stride() for o in maps if _channels_last(o.shape, o.stride())]:
                 raise Refused(f'{name}: of what lies in channels-last order: {odd[0]}')
-        if name == 'convolution' and not args[1].is_contiguous(): raise Refused(f'{name}: with filters that are not contiguous: {args[1].stride()}')
+        if name == 'convolution' and not args[1].is_contiguous():
+            raise Refused(f'{name}: with filters that are not contiguous: {args[1].stride()}')
         if 'adaptive_avg_pool2d' in name and 'backward' not in name and any(a % b for a,b in zip(args[0].shape[-2:], args[1])):
             raise Refused('Adaptive pool MPS: input sizes must be divisible by output sizes')
 
@@ -167,7 +169,8 @@ class Imagined:
         "`x.to(…)` or `x.cpu()`"
         if func.__name__ == 'cpu': args = (x, torch.device('cpu'))
         args,copy = list(args[1:]),kwargs.pop('copy', False)
-        if args and isinstance(args[0], torch.Tensor): args = [self.device if args[0] in self.storages else torch.device('cpu'), args[0].dtype, *args[1:]]
+        if args and isinstance(args[0], torch.Tensor): # to where it is, and as it is
+            args = [self.device if args[0] in self.storages else torch.device('cpu'), args[0].dtype, *args[1:]]
         target,dtype,_,layout = torch._C._nn._parse_to(*args, **kwargs)
         if target is not None and target.type == 'meta': return torch.Tensor.to(x, *args, **kwargs)
         was = x in self.storages
@@ -181,8 +184,9 @@ class Imagined:
         self.stack = ExitStack()
         module = torch.get_device_module(self.kind)
         state = [torch.zeros(1, dtype=torch.uint8)]
-        nothing = dict(empty_cache=lambda: None, synchronize=lambda *_: None, current_allocated_memory=lambda: 0, manual_seed_all=lambda *_: None,
-                       manual_seed=lambda *_: None, recommended_max_memory=lambda: 2**34, driver_allocated_memory=lambda: 0,
+        nothing = dict(empty_cache=lambda: None, synchronize=lambda *_: None, current_allocated_memory=lambda: 0,
+                       manual_seed_all=lambda *_: None, manual_seed=lambda *_: None,
+                       recommended_max_memory=lambda: 2**34, driver_allocated_memory=lambda: 0,
                        mem_get_info=lambda *_: (2**34, 2**34), reset_peak_memory_stats=lambda *_: None, max_memory_allocated=lambda *_: 0,
                        get_device_name=lambda *_: f'an imagined {self.kind}', is_bf16_supported=lambda **_: True,
                        get_rng_state=lambda *_: state[0], set_rng_state=lambda *_: None, get_rng_state_all=lambda: state,

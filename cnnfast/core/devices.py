@@ -31,7 +31,8 @@ def devices_here() -> list: # As PyTorch names them: 'cpu', 'cuda:0', …
     return ['cpu'] + ([] if acc is None else [f'{acc.type}:{i}' for i in range(torch.accelerator.device_count())])
 
 # %% ../../nbs/core/03_devices.ipynb #ee28da1c
-_FULL = re.compile(r'out of memory|out_of_(device_|host_)?memory|out_of_resources|alloc_failed|can.t allocate memory|not enough memory', re.I)
+_FULL = re.compile('out of memory|out_of_(device_|host_)?memory|out_of_resources|alloc_failed|can.t allocate memory|not enough memory',
+                   re.I)
 
 def ran_out(e) -> bool: # `torch.OutOfMemoryError` is a `RuntimeError`; on the CPU and on a Mac it is a plain one
     "Does the exception `e` say that memory is full?"
@@ -49,7 +50,8 @@ def check_device(
     if not there: raise ValueError(f'{what}: this machine has no such device, only {shortlist(devices_here())}')
     try: is_cpu(device) or torch.empty(1, device=device)
     except RuntimeError as e:
-        if ran_out(e): raise MemoryError(f'{what}: its memory is full, see what else runs on it, or use another: {shortlist(devices_here())}') from None
+        if ran_out(e):
+            raise MemoryError(f'{what}: its memory is full: see what else runs on it, or use another: {shortlist(devices_here())}') from None
         raise ValueError(f'{what} cannot be used: {str(e).splitlines()[0]}') from None
     return device
 
@@ -228,8 +230,8 @@ _MISSING = (re.compile(r"operator '(?:aten::)?([\w.]+)' is not currently impleme
 
 def batch_in_words(x): # Pictures (N,C,H,W)
     "What there is no memory for, and what to try"
-    half = f'half, bs={len(x)//2}, ' if len(x) > 1 else ''
-    return f"a batch of {len(x):,} pictures of {'×'.join(map(str, x.shape[-2:]))} pixels: try {half}smaller pictures, a smaller model or another device"
+    half,side = f'half, bs={len(x)//2}, ' if len(x) > 1 else '','×'.join(map(str, x.shape[-2:]))
+    return f'a batch of {len(x):,} pictures of {side} pixels: try {half}smaller pictures, a smaller model or another device'
 
 def in_short(
     e, # An exception
@@ -240,8 +242,8 @@ def in_short(
     if not isinstance(e, RuntimeError): return None
     if ran_out(e): return MemoryError(f'No memory left on {device} for {what()}')
     if not (m := first(filter(None, (o.search(str(e)) for o in _MISSING)))): return None
-    return ValueError(f'{device} cannot do {m[1]}, which is needed here (PyTorch {torch.__version__}): use another device (cpu can), another model, '
-                      f'or let the CPU do that step (set PYTORCH_ENABLE_{m[2].upper()}_FALLBACK=1 before the start)')
+    return ValueError(f'{device} cannot do {m[1]}, which is needed here (PyTorch {torch.__version__}): use another device (cpu can), '
+                      f'another model, or let the CPU do that step (set PYTORCH_ENABLE_{m[2].upper()}_FALLBACK=1 before the start)')
 
 @contextmanager
 def in_a_sentence(device, what):

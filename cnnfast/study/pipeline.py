@@ -136,8 +136,8 @@ def _run_halved(recipe, t, title, folder, desc, bs, what):
     try: return _run(recipe, t, title, folder, desc, True)
     except (MemoryError, RuntimeError) as e:
         if not ran_out(e): raise
-        raise MemoryError(f'{title}: no memory left on {device} for batches of {bs//2} either, half of {bs}: give a smaller batch size (bs), '
-                          'smaller pictures (size), a smaller model or another device') from None
+        raise MemoryError(f'{title}: no memory left on {device} for batches of {bs//2} either, half of {bs}: give a smaller batch size '
+                          '(bs), smaller pictures (size), a smaller model or another device') from None
 
 def _finished(recipe, t, title, folder, desc):
     "The run, and whether it was found in `folder` instead of trained"

@@ -227,7 +227,8 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
-def _main_table(c): return _table(c.show_table().rename_axis(None).drop(columns=['pretrained on', 'batches'], errors='ignore'), 'bars cards')
+def _main_table(c): # what is remarkable of some models stands below it
+    return _table(c.show_table().rename_axis(None).drop(columns=['pretrained on', 'batches'], errors='ignore'), 'bars cards')
 
 def _machines(c): # {what models were trained on: titles}
     return {o:[r.title for r in c.runs if r.machine == o] for o in dict.fromkeys(r.machine for r in c.runs) if o}

@@ -18,8 +18,8 @@ from ..data.augmentation import MIXES
 from ..models.scratch import MODELS, Whiten
 from ..models.pretrained import create_model, model_arguments
 from .optimizers import FusedAdam, Muon, OPTIMIZERS, RATES, get_opt_func
-from .callbacks import (CompileModel, Contiguous, EarlyStopping, EpochLog, KeepBusy, KeepMemory, LateRecorder, ProgressiveResizing,
-                                        SeedEverything, StopAtNaN)
+from .callbacks import (CompileModel, Contiguous, EarlyStopping, EpochLog, KeepBusy, KeepMemory, LateRecorder,
+                                        ProgressiveResizing, SeedEverything, StopAtNaN)
 
 # %% ../../nbs/training/04_learner.ipynb #cfb5ac82
 class ImageLearner(Learner):
