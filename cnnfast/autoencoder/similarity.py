@@ -26,7 +26,7 @@ def ssim(
     "Structural similarity of each picture"
     c,side = pred.shape[1],min(side, (min(pred.shape[-2:])-1)//2*2+1)
     g = torch.exp(-(torch.arange(side, device=pred.device, dtype=pred.dtype) - side//2)**2/(2*sigma**2))
-    g = (g/g.sum()).expand(c, 1, 1, side)
+    g = (g/g.sum()).repeat(c, 1, 1, 1) # not `expand`: a Mac's GPU would read on beyond its numbers (pytorch issue 192212)
     def mean(x): return F.conv2d(F.conv2d(x, g, groups=c), g.transpose(2, 3), groups=c)
     a,b = mean(pred),mean(targ)
     va,vb,cov = mean(pred**2)-a**2,mean(targ**2)-b**2,mean(pred*targ)-a*b

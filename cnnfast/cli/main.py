@@ -39,6 +39,12 @@ def _parser():
     return p
 
 # %% ../../nbs/cli/01_main.ipynb #93ec0129
+def _of_device(e):
+    "What a device says by an error, as one of one sentence; None where it is another error"
+    if 'cnnfast.core.devices' not in sys.modules: return None
+    from cnnfast.core.devices import in_short
+    return in_short(e, 'the device', lambda: 'this: try smaller batches, smaller pictures, a smaller model or another device')
+
 def _show_warning(message, *args, **kwargs): print(f'cnnfast: warning: {message}', file=sys.stderr)
 
 def main(argv=None):
@@ -52,8 +58,9 @@ def main(argv=None):
     warnings.filterwarnings('always', module='cnnfast')
     try:
         with others_may_end(): return _COMMANDS[args.command][0](args) or 0
-    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as e:
+    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError, RuntimeError) as e:
         if args.traceback: raise
+        if isinstance(e, RuntimeError) and (e := _of_device(e)) is None: raise
         if isinstance(e, BrokenPipeError): os._exit(0) # `cnnfast models | head`
         msg = e.strerror if isinstance(e, OSError) and e.strerror and not e.filename else str(e)
         if speaks_first(): print(f'cnnfast: error: {msg}', file=sys.stderr)
@@ -81,14 +88,14 @@ def _import_all():
 def _one(path): return path[0] if path and len(path) == 1 else path
 
 def _check_device(name):
-    import torch
-    try: torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as e: raise ValueError(f'--device {name} cannot be used: {str(e).splitlines()[0]}') from None
+    if name is None: return
+    from cnnfast.core.devices import check_device
+    check_device(name, f'--device {name}')
 
 def _prepare(args):
     "Before one file is written: what can be said at once, then the imports"
     check_absent(args.out, 'choose another name with --out, or remove it')
-    if args.device: _check_device(args.device)
+    _check_device(args.device)
     _import_all()
 
 # %% ../../nbs/cli/01_main.ipynb #3611cbfe
@@ -169,10 +176,10 @@ def _run(args):
     _positive(args)
     _check_planned(args)
     weights = _weights(args.weights)
-    if args.device: _check_device(args.device)
     if n_processes() > 1: join_processes(args.device == 'cpu')
     if not args.resume: firsts(lambda: check_absent(args.out, 'choose another folder with --out, remove it, or go on with the run in it '
                                                     '(--resume)'))
+    _check_device(args.device)
     _import_all()
     from cnnfast.study.judging import alike
     from cnnfast.study.recipe import as_recipe

@@ -10,7 +10,7 @@ __all__ = []
 # %% ../../nbs/cli/00_options.ipynb #7832e7f0
 def path_option(p, help='where the data set lies on disk'): p.add_argument('--path', nargs='+', help=help)
 
-def device_option(p): p.add_argument('--device', help='cpu, cuda, mps, …; by default the best there is')
+def device_option(p): p.add_argument('--device', help="where to compute, by PyTorch's name for it, like cpu; by default the best there is")
 
 # %% ../../nbs/cli/00_options.ipynb #d04377c1
 def _training_options(p):

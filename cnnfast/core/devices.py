@@ -1,4 +1,4 @@
-"""What differs between a CPU and its accelerators: names, clocks, memory, random states
+"""What differs between a CPU and its accelerators: names, clocks, layout, memory, random states, and what an error of theirs says
 
 Docs: https://cnnfast.github.io/cnnfast/core/devices.html.md"""
 
@@ -8,19 +8,52 @@ Docs: https://cnnfast.github.io/cnnfast/core/devices.html.md"""
 __all__ = []
 
 # %% ../../nbs/core/03_devices.ipynb #9caab409
-import threading
+import gc, threading
 from contextlib import nullcontext
 from fastai.vision.all import *
+from .text import shortlist
 
 # %% ../../nbs/core/03_devices.ipynb #f8fb7236
-def is_cpu(device) -> bool: # None, as `DataLoaders` have it, is the CPU
+def _kind(device): return torch.device('cpu' if device is None else device).type # None, as `DataLoaders` have it, is the CPU
+
+def is_cpu(device) -> bool:
     "Is `device` the CPU?"
-    return torch.device(device or 'cpu').type == 'cpu'
+    return _kind(device) == 'cpu'
 
 def is_there(device) -> bool:
     "Has this machine a `device`?"
     device,acc = torch.device(device),torch.accelerator.current_accelerator(check_available=True)
     return device.type == 'cpu' or (acc is not None and acc.type == device.type and (device.index or 0) < torch.accelerator.device_count())
+
+def devices_here() -> list: # As PyTorch names them: 'cpu', 'cuda:0', …
+    "The devices of this machine"
+    acc = torch.accelerator.current_accelerator(check_available=True)
+    return ['cpu'] + ([] if acc is None else [f'{acc.type}:{i}' for i in range(torch.accelerator.device_count())])
+
+# %% ../../nbs/core/03_devices.ipynb #ee28da1c
+_FULL = re.compile('out of memory|out_of_(device_|host_)?memory|out_of_resources|alloc_failed|can.t allocate memory|not enough memory',
+                   re.I)
+
+def ran_out(e) -> bool: # `torch.OutOfMemoryError` is a `RuntimeError`; on the CPU and on a Mac it is a plain one
+    "Does the exception `e` say that memory is full?"
+    return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or (isinstance(e, RuntimeError) and _FULL.search(str(e)) is not None)
+
+def check_device(
+    device, # As a user names it; None: the default
+    what:str=None, # What the user has written, for the sentence
+):
+    "`device`, where it can be used; else a `ValueError`, or a `MemoryError` where it is full"
+    if device is None: return None
+    what = what or f'device={str(device)!r}'
+    try: there = is_there(device)
+    except (RuntimeError, TypeError): there = False # PyTorch knows none of this name
+    if not there: raise ValueError(f'{what}: this machine has no such device, only {shortlist(devices_here())}')
+    try: is_cpu(device) or torch.empty(1, device=device)
+    except RuntimeError as e:
+        if ran_out(e):
+            raise MemoryError(f'{what}: its memory is full: see what else runs on it, or use another: {shortlist(devices_here())}') from None
+        raise ValueError(f'{what} cannot be used: {str(e).splitlines()[0]}') from None
+    return device
 
 # %% ../../nbs/core/03_devices.ipynb #16148e3e
 def device_name(
@@ -29,7 +62,7 @@ def device_name(
     "The device in words"
     if is_cpu(device): return f'{torch.get_num_threads()} CPU thread{"s"*(torch.get_num_threads() > 1)}'
     named = getattr(torch.get_device_module(device), 'get_device_name', None)
-    return named(device) if named else f'GPU ({torch.device(device).type.upper()})'
+    return named(device) if named else f'GPU ({_kind(device).upper()})'
 
 # %% ../../nbs/core/03_devices.ipynb #7d27b52f
 def own_device(device) -> torch.device:
@@ -41,14 +74,23 @@ def synchronize(device):
     "Wait until `device` has done its work"
     if not is_cpu(device): torch.accelerator.synchronize(device)
 
-def mixes_precision(device) -> bool:
+def begin_step():
+    "Say that a step of training begins, where what was compiled is played back from a record"
+    torch.compiler.cudagraph_mark_step_begin()
+
+def mixes_precision(device) -> bool: # fastai's `MixedPrecision` knows no other
     "Does mixed precision pay on `device`?"
-    return torch.device(device or 'cpu').type == 'cuda'
+    return _kind(device) == 'cuda'
+
+def check_precision(device):
+    "A `ValueError` where mixed precision was asked for on a `device` that fastai does not mix it on"
+    if is_cpu(device) or mixes_precision(device): return
+    raise ValueError(f'amp=True: fastai mixes precision on CUDA GPUs alone, and on {device} all would stay float32: leave amp out')
 
 def half_precision(device) -> torch.dtype: # torch.bfloat16 or torch.float16
     "The half precision to train in on `device`: bfloat16 where it computes in it, since gradients then need no scaling"
-    has_it = is_cpu(device) or torch.get_device_module(device).is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_it else torch.float16
+    asked = None if is_cpu(device) else getattr(torch.get_device_module(device), 'is_bf16_supported', None)
+    return torch.bfloat16 if asked is None or asked(including_emulation=False) else torch.float16
 
 def autocast_depth() -> int:
     "In how many contexts of mixed precision are we?"
@@ -67,7 +109,21 @@ def in_precision_of(
 ):
     "A context of the precision in which `learn` was trained"
     half = trained_precision(learn)
-    return nullcontext() if is_cpu(device) or half is None else torch.autocast(torch.device(device).type, half)
+    return nullcontext() if is_cpu(device) or half is None else torch.autocast(_kind(device), half)
+
+# %% ../../nbs/core/03_devices.ipynb #ff838722
+def memory_format(device) -> torch.memory_format:
+    "In which order the numbers of pictures and filters lie on `device`"
+    return torch.contiguous_format if _kind(device) == 'mps' else torch.channels_last
+
+def lies_well(x:Tensor) -> Tensor: # (N,C,H,W)
+    "Pictures in the order that suits the device they are on"
+    if memory_format(x.device) is torch.channels_last: return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous().flatten().view(x.shape) # those of one channel are in both orders, whatever their strides are
+
+def pools_unevenly(device) -> bool:
+    "Can `device` take means over parts of a map that are not equally large?"
+    return _kind(device) != 'mps'
 
 # %% ../../nbs/core/03_devices.ipynb #048cd048
 def kept_chance(device):
@@ -75,11 +131,17 @@ def kept_chance(device):
     if is_cpu(device): return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[torch.device(device)], device_type=torch.device(device).type)
 
+def pins(device) -> bool: # on a Mac, up to PyTorch 2.13, what is pinned is a tensor of the GPU (pytorch issue 181374)
+    "Can a number be sent from `device` to the CPU while both go on?"
+    return _kind(device) in ('cuda', 'xpu')
+
 class Mirror:
-    "A number of the device `like` is on, as it was last heard of: a tensor on the CPU that never waits"
-    def __init__(self, like): self.value = torch.zeros((), dtype=like.dtype, pin_memory=not is_cpu(like.device))
+    "A number of the device `like` is on, as it was last heard of: a tensor on the CPU that never waits, where the device `pins`"
+    def __init__(self, like):
+        self.sends = pins(like.device)
+        self.value = torch.zeros((), dtype=like.dtype, pin_memory=self.sends)
     def send(self, x):
-        self.value.copy_(x.detach(), non_blocking=True)
+        self.value.copy_(x.detach(), non_blocking=self.sends)
         return self.value
 
 # %% ../../nbs/core/03_devices.ipynb #1c10a3dc
@@ -114,6 +176,14 @@ def leave(
     learn.opt = None
     learn._end_cleanup() # a prediction leaves its last batch behind
     learn.model.to('cpu')
+    give_back(device)
+
+def give_back(
+    device, # Where there was work
+    look:bool=False, # For what holds itself, too, like a learner that an error has ended?
+):
+    "Give back memory that is free"
+    if look: gc.collect()
     if not is_cpu(device): torch.get_device_module(device).empty_cache()
 
 # %% ../../nbs/core/03_devices.ipynb #b4a73a2e
@@ -152,8 +222,41 @@ def free_memory(
 # %% ../../nbs/core/03_devices.ipynb #1f1dc009
 def free_on(device) -> float: # Bytes; infinite where the device does not say
     "The memory that is free on an accelerator"
-    info = None if is_cpu(device) else getattr(torch.get_device_module(device), 'mem_get_info', None)
-    return info(device)[0] if info else math.inf
+    if is_cpu(device): return math.inf
+    module = torch.get_device_module(device)
+    if hasattr(module, 'recommended_max_memory'): # it shares the machine's
+        return max(0, min(module.recommended_max_memory()-module.driver_allocated_memory(), free_memory()))
+    try: return module.mem_get_info(device)[0]
+    except (AttributeError, RuntimeError): return math.inf # some of Intel's do not say
+
+# %% ../../nbs/core/03_devices.ipynb #49220d16
+_MISSING = (re.compile(r"operator '(?:aten::)?([\w.]+)' is not currently implemented for the (\w+) device"),
+            re.compile(r'(Adaptive pool) (\w+): .*divisible'))
+
+def batch_in_words(x): # Pictures (N,C,H,W)
+    "What there is no memory for, and what to try"
+    half,side = f'half, bs={len(x)//2}, ' if len(x) > 1 else '','×'.join(map(str, x.shape[-2:]))
+    return f'a batch of {len(x):,} pictures of {side} pixels: try {half}smaller pictures, a smaller model or another device'
+
+def in_short(
+    e, # An exception
+    device, # Where it happened
+    what, # Called without arguments: what there is no memory for, in words, and what to try
+) -> Exception: # None where it is no `RuntimeError` of a device
+    "What a device says of full memory or of a missing step, as a `MemoryError` or `ValueError` of one sentence"
+    if not isinstance(e, RuntimeError): return None
+    if ran_out(e): return MemoryError(f'No memory left on {device} for {what()}')
+    if not (m := first(filter(None, (o.search(str(e)) for o in _MISSING)))): return None
+    return ValueError(f'{device} cannot do {m[1]}, which is needed here (PyTorch {torch.__version__}): use another device (cpu can), '
+                      f'another model, or let the CPU do that step (set PYTORCH_ENABLE_{m[2].upper()}_FALLBACK=1 before the start)')
+
+@contextmanager
+def in_a_sentence(device, what):
+    "`in_short` for what happens within"
+    try: yield
+    except RuntimeError as e:
+        if (short := in_short(e, device, what)) is None: raise
+        raise short from None
 
 # %% ../../nbs/core/03_devices.ipynb #f348a142
 def device_random_states() -> dict: # kind of device -> states, tensors of bytes
@@ -172,3 +275,9 @@ def set_device_random_states(
         module,each = torch.get_device_module(kind),[o.cpu() for o in each]
         if hasattr(module, 'set_rng_state_all'): module.set_rng_state_all(each)
         else: module.set_rng_state(each[0])
+
+def saved_device_states(
+    state:dict, # As a checkpoint has it
+) -> dict:
+    "What `device_random_states` was, in a checkpoint of any version: the first ones had CUDA's alone"
+    return state.get('devices') or {'cuda':state.get('cuda', [])}

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import starmap
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
-from ..core.devices import free_on, is_cpu
+from ..core.devices import check_device, free_on, is_cpu, lies_well
 from .pictures import OpenPicture, TensorGrey, take_items
 from .dataset import ImageData
 from .store import PictureStore, channel_stats, goes_in_memory, stays_on_disk
@@ -203,6 +203,7 @@ def dataloaders(self:ImageData,
     device=None, # Where batches go; by default fastai's `default_device()`
 ) -> DataLoaders: # train, valid and, where the data set has one, test
     "fastai `DataLoaders` of the data set, fast where the pictures fit in memory"
+    check_device(device)
     train = self.splits['train']
     if bs is None: bs = min(64, len(train))
     if not 1 <= bs <= len(train): raise ValueError(f'bs={bs} is no batch size for {len(train):,} training pictures: give 1 to {len(train)}')
@@ -288,11 +289,13 @@ def _whole_batches(self:MemoryDL):
     typ = TensorImage if x.shape[3] == 3 else TensorGrey
     chance = torch.Generator(x.device).manual_seed(self.rng.getrandbits(63)) # of the order alone, the same in all processes
     if self.wgts is None: order = torch.randperm(len(x), device=x.device, generator=chance)
-    else: order = torch.multinomial(torch.as_tensor(self.wgts, device=x.device), len(x), replacement=True, generator=chance)
+    else:
+        wgts = torch.as_tensor(self.wgts, dtype=torch.float32, device=x.device)
+        order = torch.multinomial(wgts, len(x), replacement=True, generator=chance)
     if self.own_part: order = order[torch.as_tensor(self.own_part(len(x)), device=x.device)]
     if self.drop_last: order = order[:len(self)*self.bs]
     for some in order.split(at_once):
-        pics = look_up(x, some, movers(self.after_batch.fs), self.epoch)
+        pics = lies_well(look_up(x, some, movers(self.after_batch.fs), self.epoch))
         for px,py in zip(pics.split(self.bs), targs[some].split(self.bs)): yield typ(px),TensorCategory(py)
     self.after_iter()
 

@@ -126,7 +126,7 @@ def _between(x, y, s): return y + (x-y)*s # s: 0 gives y, 1 gives x, more goes b
 
 def _sharpness(x, s):
     kernel = x.new_tensor([[1, 1, 1], [1, 5, 1], [1, 1, 1]])/13
-    return _between(x, F.conv2d(F.pad(x, (1,)*4, 'replicate'), kernel.expand(x.shape[1], 1, 3, 3), groups=x.shape[1]), s)
+    return _between(x, F.conv2d(F.pad(x, (1,)*4, 'replicate'), kernel.repeat(x.shape[1], 1, 1, 1), groups=x.shape[1]), s)
 
 def _autocontrast(x, s):
     low,high = x.amin((2, 3), keepdim=True),x.amax((2, 3), keepdim=True)

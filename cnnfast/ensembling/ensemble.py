@@ -12,6 +12,7 @@ import shutil, time
 from dataclasses import replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist, with_progress
+from ..core.devices import check_device
 from ..data.store import decode_pictures
 from ..data.loading import find_split, kept_pictures, split_targets
 from ..evaluation.metrics import Evaluation, MultiCrop
@@ -103,6 +104,7 @@ def ensemble(
     device=None, # For members that are read from folders; by default the best there is
 ) -> Ensemble:
     "Several models as one"
+    check_device(device)
     sources = list(expand_sources(members))
     found = [as_member(o) for o in sources]
     _name_members(found, names)

@@ -10,6 +10,7 @@ __all__ = ['ACTIVATIONS', 'NORMS', 'POOLS', 'MODELS', 'ann', 'cnn', 'custom_cnn'
 # %% ../../nbs/models/00_scratch.ipynb #d66210ab
 from fastai.vision.all import *
 from ..core.text import did_you_mean
+from ..core.devices import pools_unevenly
 
 # %% ../../nbs/models/00_scratch.ipynb #add8d155
 def ann(
@@ -23,6 +24,13 @@ def ann(
     widths = [n_in*size*size, *hidden]
     layers = [nn.Sequential(nn.Linear(i, o), nn.ReLU(inplace=True), nn.Dropout(dropout)) for i,o in zip(widths, widths[1:])]
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], n_out))
+
+# %% ../../nbs/models/00_scratch.ipynb #3c1bf906
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    "PyTorch's, which takes its means on the CPU where the device cannot"
+    def forward(self, x):
+        if pools_unevenly(x.device) or all(o % self.output_size == 0 for o in x.shape[-2:]): return super().forward(x)
+        return super().forward(x.cpu()).to(x.device)
 
 # %% ../../nbs/models/00_scratch.ipynb #035622e7
 def _pool(kind='max'): return dict(max=nn.MaxPool2d, avg=nn.AvgPool2d)[kind](2, ceil_mode=True) # ceil: a 1×1 map stays 1×1
@@ -40,7 +48,7 @@ def cnn(
     "Two blocks of convolution and max-pooling, then dense layers"
     def block(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(inplace=True), _pool())
     grid = min(8, _halved(size, 2))
-    return nn.Sequential(block(n_in, widths[0]), block(widths[0], widths[1]), nn.AdaptiveAvgPool2d(grid), nn.Flatten(),
+    return nn.Sequential(block(n_in, widths[0]), block(widths[0], widths[1]), AdaptiveAvgPool2d(grid), nn.Flatten(),
                          nn.Linear(widths[1]*grid**2, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, n_out))
 
 # %% ../../nbs/models/00_scratch.ipynb #7cbb1ea4
@@ -103,7 +111,7 @@ class Whiten(nn.Conv2d):
     ):
         "Take the filters from the covariance of the patches of `x`"
         patches = F.unfold(x.as_subclass(Tensor).float(), self.kernel_size, stride=self.kernel_size).transpose(1, 2).flatten(0, 1)
-        values,vectors = torch.linalg.eigh(patches.T @ patches/len(patches))
+        values,vectors = torch.linalg.eigh((patches.T @ patches/len(patches)).cpu()) # not every device has it, and it is small
         filters = (vectors/(values.clamp_min(0) + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
         return self

@@ -9,6 +9,7 @@ __all__ = ['export_onnx']
 
 # %% ../../nbs/saving/02_export.ipynb #1dd948ad
 import warnings
+from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.vision.all import *
 from ..core.text import install_extra
 from ..core.disk import whole_file
@@ -19,6 +20,38 @@ class _WholeModel(nn.Module):
     def __init__(self, c): super().__init__(); self.c,self.model = c,c.model
     def forward(self, x): return self.model(self.c.normalized(x)).softmax(1)
 
+@contextmanager
+def _known_layers(model):
+    "Layers that some exporters do not know, in words that all of them know"
+    pools = [o for o in model.modules() if isinstance(o, nn.AdaptiveMaxPool2d) and o.output_size in (1, (1, 1))]
+    for o in pools: o.forward = partial(torch.amax, dim=(2, 3), keepdim=True)
+    try: yield
+    finally:
+        for o in pools: del o.forward
+
+class _Callers(TorchDispatchMode):
+    "Notes which layers of `model` use an operation of PyTorch"
+    def __init__(self, model, op):
+        super().__init__()
+        self.op,self.open,self.found,self.hooks = op,[],[],[]
+        for name,m in model.named_modules():
+            self.hooks += [m.register_forward_pre_hook(lambda m, i, name=name: self.open.append(f'{name} ({type(m).__name__})')),
+                           m.register_forward_hook(lambda *_: self.open.pop() and None)]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__.endswith(self.op) and self.open: self.found.append(self.open[-1])
+        return func(*args, **(kwargs or {}))
+
+def _said(e, model, x):
+    "Why `model` cannot be exported, in a sentence"
+    if (op := re.search(r"op='\w+\.(\w+)'", str(e))) is None:
+        said = re.search(r"Error'>: (.+)", str(e)) or [None, str(e).splitlines()[0]]
+        return f'PyTorch {torch.__version__} cannot write the model as ONNX: {said[1]}'
+    callers = _Callers(model, op[1])
+    with torch.no_grad(), callers: model(x)
+    for o in callers.hooks: o.remove()
+    where = f', which the layer {callers.found[0].removeprefix("model.")} needs' if callers.found else ''
+    return f'The exporter of PyTorch {torch.__version__} has no {op[1]}{where}: update torch and onnxscript, or exchange that layer'
+
 def export_onnx(
     learn, # A trained `Learner`, or a `Classifier`
     path, # Where to; ends in .onnx
@@ -27,11 +60,13 @@ def export_onnx(
     try: import onnxscript
     except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
     c,path = as_classifier(learn),Path(path)
-    model,training = _WholeModel(c).eval(),c.model.training
-    x = torch.zeros(2, c.channels, c.size, c.size, device=c.device)
-    with warnings.catch_warnings(), whole_file(path) as f:
-        warnings.simplefilter('ignore')
-        torch.onnx.export(model, (x,), f, input_names=['pictures'], output_names=['probabilities'],
-                          dynamic_shapes=({0:torch.export.Dim('n')},), dynamo=True, external_data=False, verbose=False)
-    c.model.train(training)
+    model,training,device,x = _WholeModel(c).eval(),c.model.training,c.device,torch.zeros(2, c.channels, c.size, c.size)
+    try:
+        c.model.to('cpu') # what is written is the same
+        with warnings.catch_warnings(), whole_file(path) as f, _known_layers(model):
+            warnings.simplefilter('ignore')
+            torch.onnx.export(model, (x,), f, input_names=['pictures'], output_names=['probabilities'],
+                              dynamic_shapes=({0:torch.export.Dim('n')},), dynamo=True, external_data=False, verbose=False)
+    except torch.onnx.OnnxExporterError as e: raise ValueError(_said(e, model, x)) from None
+    finally: c.model.to(device).train(training)
     return path

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent, whole_folder
+from ..core.devices import check_device
 from ..core.processes import is_first
 from ..data.pictures import RESIZE, OpenPicture
 from ..data.augmentation import FlipLR, StandardizePicture
@@ -242,5 +243,6 @@ def load_model(
     device=None, # By default the best there is
 ): # A `Classifier`, or the `Ensemble` or `Autoencoder` that is in it
     "The model in `folder`"
+    check_device(device)
     config = read_config(folder)
     return _class_of(config.get('kind', 'classifier')).load(Path(folder), config, device)

@@ -11,6 +11,7 @@ __all__ = []
 import warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
+from ..core.devices import batch_in_words, in_a_sentence, lies_well
 from ..data.pictures import FilePaths, PICTURE_ENDINGS
 from ..data.store import decode_pictures
 from ..training.callbacks import reused_memory
@@ -50,8 +51,8 @@ def outputs(self:SavedModel,
     model = (model or self.model).eval()
     with torch.inference_mode(), reused_memory(self.device):
         for x in torch.from_numpy(pics).split(bs or max(1, min(256, 2**21//self.size**2))):
-            x = self.normalized(x.to(self.device)).contiguous(memory_format=torch.channels_last)
-            yield model(x).float()
+            with in_a_sentence(self.device, partial(batch_in_words, x)): out = model(lies_well(self.normalized(x.to(self.device)))).float()
+            yield out
 
 # %% ../../nbs/saving/01_prediction.ipynb #abbf8d90
 @patch

@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from ..core.text import install_extra, shortlist
 from ..core.disk import check_absent, whole_file
 from ..core.code import recorded
-from ..core.devices import synchronize
+from ..core.devices import check_device, lies_well, memory_format, synchronize
 from ..core.processes import n_processes
 from ..data import inspection # ImageData.check
 from ..models.shipped import PACKAGED, backbones_at_hand
@@ -54,8 +54,8 @@ def _step(model, x, training):
 
 def _seconds_each(model, size, device, training=False, bs=16):
     "Seconds that `model` needs for a picture of `size` pixels a side, to look at it or to learn from it"
-    model = model.to(device, memory_format=torch.channels_last)
-    x = torch.zeros(bs, next(model.parameters()).shape[1], size, size, device=device).contiguous(memory_format=torch.channels_last)
+    model = model.to(device, memory_format=memory_format(device))
+    x = lies_well(torch.zeros(bs, next(model.parameters()).shape[1], size, size, device=device))
     folded = fold_norms(model, x[:1])
     with reused_memory(device):
         times = []
@@ -197,6 +197,7 @@ def fit(
     "The best model for photographs that so many minutes can give: probes, and fine-tuning from the best of them"
     if n_processes() > 1: raise ValueError(f'A plan in minutes is for one process, not for {n_processes()}: compare models, with epochs')
     _check_fit(data, minutes, out, resume)
+    check_device(kwargs.get('device'))
     clock,notes,out = _Clock(minutes),[],out and Path(out)
     def say(o):
         notes.append(o)

@@ -42,6 +42,15 @@ class Comparison:
     def seen(self) -> dict: # title -> what its pretraining has seen of these pictures, in words
         return {o.title:s for o in self.runs if (s := o.recipe.seen(self.data))}
     @property
+    def halved(self) -> dict: # title -> size of its batches, in words, where memory did not suffice for those that were asked for
+        runs = [o for r in self.runs for o in (r.folds or [r])]
+        some = {o.title for o in runs if not o.halved}
+        return {o.title:o.batches + ' (not in all its trainings)'*(o.title in some) for o in runs if o.halved}
+    @property
+    def footnotes(self) -> list: # Sentences that the table needs
+        return [*(f'{k} was pretrained on {o}: its figures are too good.' for k,o in self.seen.items()),
+                *(f'{k} was trained in batches of {o}, so that like is not compared with like.' for k,o in self.halved.items())]
+    @property
     def fresh(self) -> list: # The runs of models whose pretraining has not seen these pictures, where there are any
         seen = self.seen
         return [o for o in self.runs if o.title not in seen] or self.runs
@@ -102,7 +111,7 @@ def show_table(self:Comparison,
     t = self.table if by == 'valid' else self.table.sort_values('accuracy', ascending=False, kind='stable')
     by,name = self.criterion
     chosen = {} if self.split == 'valid' else {name:t[by].map('{:.2%}'.format)}
-    seen = {'pretrained on':[s.get(o, '') for o in t.index]} if (s := self.seen) else {}
+    seen = {k:[s.get(o, '') for o in t.index] for k,s in {'pretrained on':self.seen, 'batches':self.halved}.items() if s}
     return pd.DataFrame({
         **chosen, 'accuracy':t.accuracy.map('{:.2%}'.format), '95% interval':[f'{a:.1%} to {b:.1%}' for a,b in zip(t.low, t.high)],
         'points behind':['', *self._behind(t.index)], 'F1 (macro)':t.f1_macro.map('{:.3f}'.format),

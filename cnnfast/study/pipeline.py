@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from fastai.vision.all import *
 from ..core.text import did_you_mean, shortlist
 from ..core.disk import check_absent, whole_file
+from ..core.devices import check_device, give_back, ran_out
 from ..core.code import recorded
 from ..core.devices import is_cpu
-from ..core.processes import firsts, is_first, join_processes
+from ..core.processes import firsts, is_first, join_processes, n_processes
 from ..data.dataset import ImageData
 from ..data.loading import sized_loaders
 from ..models.shipped import default_backbone
@@ -25,7 +26,7 @@ from ..training.learner import check_rate
 from ..training.probe import train_size
 from ..autoencoder.unet import has_pyramid, no_pyramid
 from .recipe import Recipe, as_recipe, default_bs, default_seeds, settled
-from .run import load_run, run_recipe, save_run
+from .run import load_run, own_loaders, run_recipe, save_run
 from .comparison import Comparison
 from .report import write_report
 from .folds import folds_ensemble, pooled
@@ -106,25 +107,50 @@ def _check_loaders(recipe, data, dls):
                         + ' but of the recipe itself'*(odd[0] == 'bs'))
 
 # %% ../../nbs/study/08_pipeline.ipynb #11f86e87
-def _finished(recipe, t, title, folder, desc):
-    "The run, and whether it was found in `folder` instead of trained"
+def _checkpoint(folder, halved): return folder.with_name(f'.{folder.name}{"-halved"*halved}.safetensors')
+
+def _run(recipe, t, title, folder, desc, halved=False):
+    "A run, written to `folder`"
     dls,judged_on = t.loaders(recipe),t.judged_on and t.judged_on(recipe)
-    if folder is None: return run_recipe(recipe, dls, t.seed, desc, title, t.cbs, judged_on),False
-    if folder.exists(): return load_run(folder, recipe, dls, t.seed, t.data, title, judged_on),True
-    saved = folder.with_name(f'.{folder.name}.safetensors')
+    if folder is None: return run_recipe(recipe, dls, t.seed, desc, title, t.cbs, judged_on, halved)
+    saved = _checkpoint(folder, halved)
     before = saved.exists()
-    try: r = run_recipe(recipe, dls, t.seed, desc, title, [*t.cbs, Checkpoint(saved, resume=True, seconds=10)], judged_on)
-    except (ValueError, FloatingPointError, MemoryError):
-        if is_first() and not before: _remove_empty(saved)
+    try: r = run_recipe(recipe, dls, t.seed, desc, title, [*t.cbs, Checkpoint(saved, resume=True, seconds=10)], judged_on, halved)
+    except (ValueError, FloatingPointError, MemoryError, RuntimeError) as e:
+        if is_first() and not before and (ran_out(e) or not isinstance(e, RuntimeError)): _remove_empty(saved)
         raise
     firsts(lambda: (save_run(r, folder, t.data), saved.unlink(missing_ok=True)))
-    return r,False
+    return r
 
 def _remove_empty(saved):
     "After an error that would come again: remove the checkpoint, and folders that nothing is in"
     saved.unlink(missing_ok=True)
     for o in (saved.parent, saved.parent.parent):
         if o.exists() and not any(o.iterdir()): o.rmdir()
+
+def _run_halved(recipe, t, title, folder, desc, bs, what):
+    "As `_run`, in batches of half of `bs`; a `MemoryError` where there is no memory for these either"
+    print(f'{desc}: no memory for batches of {bs}: it {what} in batches of {bs//2}', flush=True)
+    if folder is not None: _remove_empty(_checkpoint(folder, False)) # which is of other batches
+    device = t.loaders(recipe).device
+    give_back(device, look=True)
+    try: return _run(recipe, t, title, folder, desc, True)
+    except (MemoryError, RuntimeError) as e:
+        if not ran_out(e): raise
+        raise MemoryError(f'{title}: no memory left on {device} for batches of {bs//2} either, half of {bs}: give a smaller batch size '
+                          '(bs), smaller pictures (size), a smaller model or another device') from None
+
+def _finished(recipe, t, title, folder, desc):
+    "The run, and whether it was found in `folder` instead of trained"
+    if folder is not None and folder.exists():
+        return load_run(folder, recipe, t.loaders(recipe), t.seed, t.data, title, t.judged_on and t.judged_on(recipe)),True
+    bs,what = own_loaders(recipe, t.loaders(recipe)).train.bs,'starts again'
+    if folder is not None and _checkpoint(folder, True).exists(): what = 'goes on' # it was broken off
+    else:
+        try: return _run(recipe, t, title, folder, desc),False
+        except (MemoryError, RuntimeError) as e:
+            if bs < 2 or n_processes() > 1 or not ran_out(e): raise # the other processes would not halve theirs
+    return _run_halved(recipe, t, title, folder, desc, bs, what),False # here the error is gone, and what it has held
 
 # %% ../../nbs/study/08_pipeline.ipynb #a67198d3
 @dataclass
@@ -218,6 +244,7 @@ def compare(
     datas = alike(data)
     data = next(iter(datas.values()))
     _check_known(kwargs, data.dataloaders)
+    check_device(kwargs.get('device'))
     recipes = _recipes(default_models(data) if models is None else models, data, epochs, weights, pretrained, lr=lr, patience=patience)
     for o in recipes.values(): _check_loaders(o, data, dls)
     if not allow_seen: _check_seen(recipes, data)

@@ -227,7 +227,8 @@ def _autoencoder_section(name, ae, split):
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
-def _main_table(c): return _table(c.show_table().rename_axis(None).drop(columns='pretrained on', errors='ignore'), 'bars cards')
+def _main_table(c): # what is remarkable of some models stands below it
+    return _table(c.show_table().rename_axis(None).drop(columns=['pretrained on', 'batches'], errors='ignore'), 'bars cards')
 
 def _machines(c): # {what models were trained on: titles}
     return {o:[r.title for r in c.runs if r.machine == o] for o in dict.fromkeys(r.machine for r in c.runs) if o}
@@ -245,8 +246,7 @@ def _footnotes(c):
     if len(on) > 1:
         each = '; '.join(f'{shortlist(dict.fromkeys(v))} on {k}' for k,v in on.items())
         memory += f' Models were trained on different machines, so their seconds and speeds do not compare: {each}.'
-    seen = ' '.join(f'{k} was pretrained on {o}: its figures are too good.' for k,o in c.seen.items())
-    return dict(interval=over, memory=f'{memory} {seen}'.strip())
+    return dict(interval=over, memory=' '.join([memory, *c.footnotes]).strip())
 
 def write_report(
     comparison, # A `Comparison`

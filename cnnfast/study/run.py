@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
-from ..core.devices import PeakMemory, device_name, in_precision_of, leave, synchronize
+from ..core.devices import PeakMemory, batch_in_words, device_name, in_a_sentence, in_precision_of, leave, synchronize
 from ..core.processes import everyones, n_processes
 from ..data.augmentation import BatchTransform
 from ..data.loading import find_normalization, find_opener
@@ -38,7 +38,8 @@ def inference_speed(
         n,start = 0,time.perf_counter()
         while time.perf_counter()-start < seconds: model(xb); synchronize(xb.device); n += len(xb)
         return n/(time.perf_counter()-start)
-    with torch.inference_mode(), in_precision_of(learn, xb.device), reused_memory(xb.device):
+    with torch.inference_mode(), in_precision_of(learn, xb.device), reused_memory(xb.device), \
+         in_a_sentence(xb.device, partial(batch_in_words, xb)):
         model(xb); synchronize(xb.device)
         return float(np.median([pictures_per_second() for _ in range(times)]))
 
@@ -94,6 +95,7 @@ class Run:
     folds:list=None # The runs of the folds, where this one is all of them
     data:str='' # The name of its data set, where there are several
     machine:str='' # What it was trained on, in words
+    halved:int=None # The batch size for which there was no memory, where it was trained with half of it
 
     @property
     def own_evaluation(self): return self.folds[0].evaluation if self.folds else self.evaluation # of `learn` alone
@@ -106,6 +108,10 @@ class Run:
         if r.probe and not r.epochs: return f'logistic regression on the features of a frozen {r.model}'
         start = ', its head from a probe' if r.probe else ''
         return f'fine-tuned from {"a checkpoint" if r.weights else "pretrained weights"}{start}' if r.transfers else 'trained from scratch'
+    @property
+    def batches(self): # How large they were, in words
+        bs = self.learn.dls.train.bs
+        return f'{bs} instead of {self.halved}, for which there was no memory' if self.halved else f'{bs}'
     @property
     def epochs(self): return len(self.history) - bool(self.recipe.probe) # the first row of a probe is the probe
     @property
@@ -172,7 +178,7 @@ def how_trained(
     changes = [_described(o) for o in dls.train.after_batch.fs if isinstance(o, BatchTransform)] + ([mix] if mix else [])
     smooth = ', with smoothed labels' if getattr(learn.loss_func, 'eps', 0) else ''
     return {'start':run.how, 'loss':f'cross entropy{smooth}', 'optimiser':name, 'highest learning rate':f'{learn.lr:.3g}',
-            'schedule':_schedule(r, learn), 'batch size':f'{dls.train.bs}', 'epochs':f'{run.epochs}',
+            'schedule':_schedule(r, learn), 'batch size':run.batches, 'epochs':f'{run.epochs}',
             'pictures':f'{run.size}×{run.size} pixels, {_scaled(dls)}', 'augmentation':'; '.join(changes) or 'none',
             'regularisation':_regularisation(r, learn, decay)}
 
@@ -181,9 +187,21 @@ def rebatched(dls, bs, more=2):
     "`dls` in batches of `bs`, valid and test in those of `more` times as many"
     n = len(dls.train_ds)
     if bs > n: raise ValueError(f'bs={bs} is no batch size for {n:,} training pictures: give 1 to {n}')
-    new = DataLoaders(*[dl.new(bs=bs if i == 0 else more*bs) for i,dl in enumerate(dls.loaders)], path=dls.path, device=dls.device)
+    return _in_batches(dls, [bs if i == 0 else more*bs for i in range(len(dls.loaders))])
+
+def _in_batches(dls, sizes):
+    new = DataLoaders(*[dl.new(bs=bs) for dl,bs in zip(dls.loaders, sizes)], path=dls.path, device=dls.device)
     new.mix,new.unlabelled = getattr(dls, 'mix', None),getattr(dls, 'unlabelled', ())
     return new
+
+def in_halves(dls):
+    "`dls` in batches half as large"
+    return _in_batches(dls, [max(1, dl.bs//2) for dl in dls.loaders])
+
+def own_loaders(recipe, dls, halved=False):
+    "`dls` in batches of the size that `recipe` asks for, or of half of it"
+    if recipe.bs is not None: dls = rebatched(dls, recipe.bs, 1 if recipe.probe else 2)
+    return in_halves(dls) if halved else dls
 
 def cross_entropy(logits, targs): return F.cross_entropy(logits.float(), targs)
 
@@ -205,11 +223,13 @@ def run_recipe(
     title:str=None, # What tables call the model; by default its name
     cbs=None, # Further callbacks, like a `Checkpoint`
     judged_on=None, # `DataLoaders` to evaluate it on, where its own valid is not what models are chosen by
+    halved:bool=False, # In batches half as large? Where there was no memory for whole ones
 ) -> Run:
     "Train `recipe` on `dls` with `seed`, evaluate it and measure what it cost"
     if isinstance(recipe, str): recipe = Recipe(recipe)
     if recipe.epochs is None: recipe = replace(recipe, epochs=default_epochs(len(dls.train_ds), recipe.transfers, recipe.probe))
-    if recipe.bs is not None: dls = rebatched(dls, recipe.bs, 1 if recipe.probe else 2)
+    asked = own_loaders(recipe, dls)
+    dls,judged_on = (in_halves(asked), judged_on and in_halves(judged_on)) if halved else (asked, judged_on)
     learn,title = recipe.learner(dls, seed),title or recipe.model
     learn.recorder.train_metrics,learn.metrics = True,[*learn.metrics, cross_entropy]
     clock = TrainSeconds()
@@ -219,7 +239,7 @@ def run_recipe(
     leave(learn)
     seconds = clock.seconds + getattr(learn, 'probe_seconds', 0.)
     return Run(recipe, seed, learn, *both, learn.history(), n_params(learn.model), seconds, speed, sum(everyones(memory.mb)), title,
-               machine=f'{n_processes()} × '*(n_processes() > 1) + device_name(dls.device))
+               machine=f'{n_processes()} × '*(n_processes() > 1) + device_name(dls.device), halved=asked.train.bs if halved else None)
 
 # %% ../../nbs/study/01_run.ipynb #6c4a25b5
 def _data_facts(data, dls):
@@ -228,14 +248,14 @@ def _data_facts(data, dls):
                 pictures={k:len(v) for k,v in data.splits.items()},
                 weighted=data.weighted, checksum=pictures_checksum(dls.train))
 
-def _training_facts(recipe, learn, seed, data):
+def _training_facts(recipe, learn, seed, data, halved=None):
     "What makes a run the one it is, for `config.json`"
     dls = learn.dls
     known = {k:o for k,o in asdict(recipe).items() if k != 'loaders'}
     if recipe.loaders: known['loaders'] = str(recipe.loaders)
     augment = [re.sub(r", device='[^']*'", '', o.name) for o in dls.after_batch.fs] # the same on another device
     facts = dict(recipe=known, seed=seed, lr=learn.lr, bs=dls.train.bs, augment=augment,
-                 mix=getattr(dls, 'mix', None), data=_data_facts(data, dls))
+                 mix=getattr(dls, 'mix', None), data=_data_facts(data, dls), **(dict(halved=halved) if halved else {}))
     return json.loads(json.dumps(facts, default=float))
 
 def save_run(
@@ -245,10 +265,11 @@ def save_run(
 ):
     "Write the model (see `save_model`), its history and its metrics; the folder appears when it is whole"
     ev = r.evaluation
-    metrics = dict(split=ev.split, machine=r.machine, **r.row,
+    metrics = dict(split=ev.split, machine=r.machine, batches=r.batches, **r.row,
                    per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
     with whole_folder(folder) as part:
-        write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part, **_training_facts(r.recipe, r.learn, r.seed, data))
+        write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part,
+                    **_training_facts(r.recipe, r.learn, r.seed, data, r.halved))
         (part/'metrics.json').write_text(json.dumps(metrics, indent=1, default=float))
         r.history.to_csv(part/'history.csv', index=False)
 
@@ -262,9 +283,11 @@ def load_run(
 ) -> Run:
     "The run in `folder`, evaluated again; a `ValueError` where it was trained in another way"
     folder,model = Path(folder),load_model(folder, 'cpu').model
-    if recipe.bs is not None: dls = rebatched(dls, recipe.bs, 1 if recipe.probe else 2)
-    learn,old = recipe.learner(dls, seed),json.loads((folder/'config.json').read_text())
-    new = _training_facts(recipe, learn, seed, data)
+    old,asked = json.loads((folder/'config.json').read_text()),own_loaders(recipe, dls)
+    halved = asked.train.bs if old.get('halved') else None # where there was no memory for whole batches
+    if halved: asked,judged_on = in_halves(asked),judged_on and in_halves(judged_on)
+    learn = recipe.learner(asked, seed)
+    new = _training_facts(recipe, learn, seed, data, halved)
     if diff := setting_differences({k:old.get(k) for k in new}, new):
         raise ValueError(f'{folder} belongs to another training: it has {shortlist(diff)}. '
                          'Give the same settings and data, or choose another folder')
@@ -274,4 +297,5 @@ def load_run(
     both = _evaluations(learn, title, judged_on)
     leave(learn)
     costs = [cost[k] for k in ('train_seconds', 'pictures_per_second', 'peak_memory_mb')]
-    return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title, machine=cost.get('machine', ''))
+    return Run(recipe, seed, learn, *both, history, n_params(learn.model), *costs, title, machine=cost.get('machine', ''),
+               halved=halved)

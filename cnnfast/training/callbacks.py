@@ -11,7 +11,7 @@ __all__ = ['SeedEverything', 'EpochLog', 'LateRecorder', 'EarlyStopping', 'LossD
 # %% ../../nbs/training/01_callbacks.ipynb #b59d5af4
 import ctypes, sys, warnings
 from fastai.vision.all import *
-from ..core.devices import Mirror, free_on, is_cpu, kept_chance, trained_precision
+from ..core.devices import Mirror, begin_step, free_on, is_cpu, kept_chance, lies_well, trained_precision
 from ..core.processes import rank
 
 # %% ../../nbs/training/01_callbacks.ipynb #5fde2aec
@@ -202,12 +202,18 @@ class ProgressiveResizing(Callback):
     def sides(self, full): return sorted({self.side(full, i/1000) for i in range(1001)}) # all that there will be
     def _scaled(self, x, side):
         x = F.interpolate(x, (side, side), mode='bilinear', antialias=True)
-        return x if is_cpu(x.device) else x.contiguous(memory_format=torch.channels_last)
+        return x if is_cpu(x.device) else lies_well(x)
     def before_batch(self):
         if not self.training: return
         self.full = self.x.shape[-1]
         side = self.side(self.full, self.pct_train)
         if side < self.full: self.learn.xb = tuple(self._scaled(o, side) for o in self.xb)
+
+# %% ../../nbs/training/01_callbacks.ipynb #b59b1599
+class Contiguous(Callback):
+    "Gives the model batches whose numbers lie as they should on their device (`memory_format`)"
+    order = ProgressiveResizing.order+10 # last to see the batch
+    def before_batch(self): self.learn.xb = tuple(lies_well(o) if o.ndim == 4 else o for o in self.xb)
 
 # %% ../../nbs/training/01_callbacks.ipynb #013f47e6
 class WeightAverage(Callback):
@@ -307,7 +313,7 @@ class CompileModel(TrainingCallback):
             self._compiled = self.model,self.model._compiled_call_impl
         self.model._compiled_call_impl = self._compiled[1]
     def before_batch(self):
-        torch.compiler.cudagraph_mark_step_begin()
+        begin_step()
         if self._due and self.training_now: self._warm_up()
         self._due = False
     def after_train(self): self.model._compiled_call_impl = None

@@ -12,7 +12,7 @@ import inspect, json, random, time, zlib
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent
-from ..core.devices import device_random_states, set_device_random_states
+from ..core.devices import device_random_states, saved_device_states, set_device_random_states
 from ..core.processes import are_joined, everyones, firsts, n_processes, rank
 from ..data.loading import find_opener
 from ..models.scratch import n_params
@@ -29,7 +29,7 @@ def random_state(dls) -> dict:
 def set_random_state(dls, state):
     "Put back what `random_state` returned"
     random.setstate(state['python']); np.random.set_state(state['numpy']); torch.set_rng_state(state['torch'])
-    set_device_random_states(state.get('devices') or {'cuda':state.get('cuda', [])}) # 'cuda': in those of earlier versions
+    set_device_random_states(saved_device_states(state))
     for dl,(rng,epoch) in zip(dls.loaders, state['loaders']):
         dl.rng.setstate(rng)
         if epoch is not None: dl.epoch = epoch

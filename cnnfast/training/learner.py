@@ -12,14 +12,15 @@ import inspect, numbers
 from dataclasses import dataclass, replace
 from fastai.vision.all import *
 from ..core.text import did_you_mean
-from ..core.devices import autocast_depth, half_precision, mixes_precision
+from ..core.devices import (autocast_depth, batch_in_words, check_device, check_precision, half_precision, in_a_sentence,
+                                  memory_format, mixes_precision)
 from ..core.processes import others_may_end
 from ..data.augmentation import MIXES
 from ..models.scratch import MODELS, Whiten
 from ..models.pretrained import create_model, model_arguments
 from .optimizers import FusedAdam, Muon, OPTIMIZERS, RATES, get_opt_func
-from .callbacks import (CompileModel, EarlyStopping, EpochLog, KeepBusy, KeepMemory, LateRecorder, ProgressiveResizing,
-                                        SeedEverything, StopAtNaN)
+from .callbacks import (CompileModel, Contiguous, EarlyStopping, EpochLog, KeepBusy, KeepMemory, LateRecorder,
+                                        ProgressiveResizing, SeedEverything, StopAtNaN)
 
 # %% ../../nbs/training/04_learner.ipynb #cfb5ac82
 class ImageLearner(Learner):
@@ -39,7 +40,8 @@ class ImageLearner(Learner):
         cudnn,done = torch.backends.cudnn,False
         flags,loss_func = (cudnn.deterministic, cudnn.benchmark),self.loss_func
         try:
-            with others_may_end(): super()._with_events(f, event_type, ex, final)
+            with others_may_end(), in_a_sentence(getattr(self.dls, 'device', None) or 'cpu', self._what):
+                super()._with_events(f, event_type, ex, final)
             done = True
         finally:
             (cudnn.deterministic,cudnn.benchmark),self.loss_func = flags,loss_func
@@ -53,15 +55,13 @@ class ImageLearner(Learner):
             elif isinstance(cb, (HookCallback, ProgressCallback, LRFinder, MixedPrecision)): cb.after_fit()
         self._end_cleanup()
 
+    def _what(self): # there is no memory for, outside of a batch
+        return f"{getattr(self, 'model_name', type(self.model).__name__)}: try a smaller model, smaller pictures or another device"
+
     def one_batch(self, i, b):
         depth = autocast_depth()
-        try: super().one_batch(i, b)
-        except RuntimeError as e: # torch.OutOfMemoryError is one; on the CPU it is a plain one
-            if not re.search('out of memory|can.t allocate memory|not enough memory', str(e)): raise
-            x = self.xb[0]
-            side = '×'.join(map(str, x.shape[-2:]))
-            raise MemoryError(f'No memory left on {x.device} for a batch of {len(x):,} pictures of {side} pixels: '
-                              f'try half, bs={max(1, len(x)//2)}') from None
+        try:
+            with in_a_sentence(getattr(self.dls, 'device', None) or 'cpu', lambda: batch_in_words(self.xb[0])): super().one_batch(i, b)
         finally:
             if autocast_depth() > depth: self.mixed_precision.autocast.__exit__(None, None, None)
 
@@ -103,7 +103,8 @@ TRAINING_DEFAULTS = dict(
 
 # %% ../../nbs/training/04_learner.ipynb #f341cb76
 def input_shape(dls) -> tuple: # Channels, height, width
-    "The shape of the pictures that `dls` gives"
+    "The shape of the pictures that `dls` gives; a `ValueError` where it gives them to a device that is not there"
+    check_device(getattr(dls, 'device', None))
     return tuple(dls.valid.one_batch()[0].shape[1:])
 
 # %% ../../nbs/training/04_learner.ipynb #637993cf
@@ -150,7 +151,8 @@ def _how_to_train(name, opt_func):
 def _callbacks(dls, progressive, amp, seed, patience, keep_busy, reproducible, compiled):
     "Those that a learner of cnnfast has before further ones"
     half = 'bf16' if keep_busy and half_precision(dls.device) is torch.bfloat16 else 'fp16'
-    return [ChannelsLast(), EpochLog(), StopAtNaN(late=keep_busy), KeepMemory(),
+    layout = ChannelsLast if memory_format(getattr(dls, 'device', None)) is torch.channels_last else Contiguous
+    return [layout(), EpochLog(), StopAtNaN(late=keep_busy), KeepMemory(),
             *([KeepBusy(reproducible)] if keep_busy else []),
             *([ProgressiveResizing()] if progressive else []),
             *([MixedPrecision(half)] if amp else []),
@@ -179,6 +181,7 @@ def make_learner(
     "The `Learner` that both kinds share"
     if lr is not None: check_rate(lr)
     if amp is None: amp = mixes_precision(getattr(dls, 'device', None))
+    elif amp: check_precision(getattr(dls, 'device', None))
     if reproducible is None: reproducible = not keep_busy
     how = _how_to_train(name, opt_func)
     if progressive is None:

@@ -11,7 +11,7 @@ __all__ = ['OPTIMIZERS', 'FusedAdam', 'Muon']
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
 from ..core.text import did_you_mean
-from ..core.devices import is_cpu
+from ..core.devices import mixes_precision
 
 # %% ../../nbs/training/00_optimizers.ipynb #b82875e9
 def _like(o, p): # the fused step reads memory in order, whatever the strides say
@@ -79,7 +79,7 @@ def orthogonalize(
     steps:int=3, # Rounds of the Newton-Schulz iteration
 ) -> Tensor:
     "`g` with its singular values brought near 1"
-    x = (g.flatten(1) if g.ndim == 4 else g).to(g.dtype if is_cpu(g.device) else torch.bfloat16)
+    x = (g.flatten(1) if g.ndim == 4 else g).to(torch.bfloat16 if mixes_precision(g.device) else g.dtype)
     if tall := x.shape[-2] > x.shape[-1]: x = x.mT
     x = x/(x.norm(dim=(1, 2), keepdim=True) if x.ndim == 3 else x.norm()).add(1e-7)
     a,q,add_product = (x @ x.mT).float(),None,torch.baddbmm if x.ndim == 3 else torch.addmm # the rounds need this small matrix alone

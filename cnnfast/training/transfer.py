@@ -11,6 +11,7 @@ __all__ = ['transfer_learner', 'backbone_features', 'try_backbones']
 import time, warnings
 from fastai.vision.all import *
 from ..core.text import with_progress
+from ..core.devices import batch_in_words, in_a_sentence, lies_well, memory_format
 from ..core.plotting import PALETTE
 from ..data.dataset import ImageData
 from ..data.store import PictureStore
@@ -86,13 +87,15 @@ def backbone_features(
     rows=None, # Positions in the split; None: all
 ): # Features (N,F) float32, class numbers (N,)
     "What the backbone of `learn` makes of the pictures of `split`, pooled, without augmentation"
-    pool,backbone,parts,folded = _pool_and_rest(learn.model[1])[0],learn.model[0].to(memory_format=torch.channels_last),[],None
+    device,pool,parts,folded = learn.dls.device,_pool_and_rest(learn.model[1])[0],[],None
+    backbone = learn.model[0].to(memory_format=memory_format(device))
     try:
-        with torch.inference_mode(), reused_memory(learn.dls.device):
+        with torch.inference_mode(), reused_memory(device):
             for x,y in clean_batches(learn, split, f'features of {split}', rows):
-                x = x.contiguous(memory_format=torch.channels_last)
-                if folded is None: folded = fold_norms(backbone, x[:2])
-                parts.append((pool(backbone(x)).flatten(1).float().cpu(), y.cpu()))
+                x = lies_well(x)
+                with in_a_sentence(device, partial(batch_in_words, x)):
+                    if folded is None: folded = fold_norms(backbone, x[:2])
+                    parts.append((pool(backbone(x)).flatten(1).float().cpu(), y.cpu()))
     finally: unfold_norms(folded or ())
     return tuple(map(torch.cat, zip(*parts)))
 
