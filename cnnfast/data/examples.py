@@ -45,10 +45,12 @@ def pick_examples(
 ) -> list: # Of `Example`
     "Some validation pictures, of each class in turn"
     opener,items,targs = find_opener(dls.valid),dls.valid.items,split_targets(dls.valid)
+    most = max(64, 3*opener.size//2)
     def example(i):
         o = items[int(i)]
-        im = open_picture(o.array if isinstance(o, Picture) else o, None, opener.n_in)
-        return Example(_packed(im, max(64, 3*opener.size//2)), str(dls.vocab[targs[i]]))
+        o = o.array if isinstance(o, Picture) else Image.open(o)
+        if isinstance(o, Image.Image): o.draft(None, (most, most)) # of a large JPEG only what is needed
+        return Example(_packed(open_picture(o, None, opener.n_in), most), str(dls.vocab[targs[i]]))
     return [example(i) for i in _in_turn(targs, n)]
 
 # %% ../../nbs/data/13_examples.ipynb #f655fed5

@@ -179,6 +179,11 @@ def _answers(proto, c, opened, fits):
     if fits: return np.concatenate([ask(array(o)[None]) for o in opened])
     return np.concatenate([ask(np.stack([array(o) for o in part])) for part in chunked(opened, 16)])
 
+def check_onnx():
+    "Raise `ImportError` where the packages for ONNX are missing"
+    try: import onnxruntime, onnxscript
+    except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
+
 def onnx_of(
     model, # A trained `Learner`, or a `Classifier`
     weights:str='float32', # A key of `WEIGHTS`
@@ -187,8 +192,7 @@ def onnx_of(
 ) -> tuple: # ONNX model, `Agreement`
     "The model as ONNX, which agrees with it"
     if weights not in WEIGHTS: raise ValueError(f"weights={weights!r} is not known: use one of {', '.join(WEIGHTS)}")
-    try: import onnxruntime, onnxscript
-    except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
+    check_onnx()
     c,opened = as_classifier(model),opened_pictures(model, pictures)
     if not fits: opened = [c.opener(o) for o in opened]
     ours,proto = c.predict_proba(opened),_proto(c, fits)

@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/saving/page.html.md"""
 __all__ = ['write_page']
 
 # %% ../../nbs/saving/04_page.ipynb #dcd882c8
-import base64, gzip, hashlib, json, time
+import base64, gzip, hashlib, importlib.util, json, time
 from markupsafe import Markup
 from fastai.vision.all import *
 import cnnfast
@@ -16,7 +16,7 @@ from ..core.disk import cnnfast_home, whole_file
 from ..data.download import download_file
 from .folder import as_classifier, examples_of, load_model
 from .card import model_card
-from .export import onnx_of
+from .export import check_onnx, onnx_of
 
 # %% ../../nbs/saving/04_page.ipynb #566c15f8
 RUNTIME = '1.30.0' # of the npm package onnxruntime-web
@@ -74,6 +74,7 @@ def page_html(
 ) -> str:
     "The page as text"
     from jinja2 import Environment, PackageLoader
+    check_onnx()
     files = {} if link else runtime_files(runtime)
     c,card,tries = as_classifier(model),model_card(model, facts),examples_of(model, examples)
     (proto,agreement),script = onnx_of(model, weights, pictures, fits=False),_script()
@@ -109,3 +110,23 @@ def write_page(
         raise ValueError(f'{path} would have {mb:.1f} MB, more than {limit:g}: use {", ".join(ways[:-1])} or {ways[-1]}')
     with whole_file(path) as f: f.write_text(text, encoding='utf-8')
     return path
+
+# %% ../../nbs/saving/04_page.ipynb #8ce587e1
+def check_page():
+    "Raise an error where no page can be written: packages are missing, or the runtime is out of reach"
+    check_onnx(); runtime_files()
+
+def page_at_hand() -> bool:
+    "Can a page be written here without a download?"
+    return runtime_at_hand() and all(importlib.util.find_spec(o) for o in ('onnxscript', 'onnxruntime'))
+
+def page_within(
+    learn, # A trained `Learner`
+    facts:dict, # For `model_card`
+    most:float, # MB
+) -> str:
+    "The page, for another one to hold in a frame: no element in it ends with `</script`, but with `<\\/script`"
+    for weights in ('int16', 'int8'):
+        text = page_html(learn, weights, facts=facts).replace('</script', '<\\/script')
+        if (mb := len(text.encode())/10**6) <= most: return text
+    raise ValueError(f'the page would have {mb:.1f} MB, more than the {most:.1f} that are left')
