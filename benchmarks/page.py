@@ -13,7 +13,7 @@ from cnnfast import *
 from cnnfast.saving.export import compacted, onnx_of
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-for o in ('cifar', 'scenes', 'photographs'): parser.add_argument(f'--{o}', required=True, help='the data set on disk: a folder or an archive')
+for o in ('cifar', 'scenes', 'photographs'): parser.add_argument(f'--{o}', required=True, help='on disk: a folder or an archive')
 parser.add_argument('--runtime', help='the npm package onnxruntime-web, unpacked; by default the two files are downloaded')
 parser.add_argument('--work', help='a folder for the models, which are trained once; by default a temporary one')
 parser.add_argument('--pictures', type=int, default=1000)
@@ -104,8 +104,9 @@ def bits(folder, files, labels):
     size = len(proto.SerializeToString())
     for name,made in {'32 bits':proto, 'half precision':halved(proto), **{f'{n} bits':compacted(proto, n) for n in (16, 12, 8)}}.items():
         p = answers(made, pics)
-        print(f'  {name}: {len(made.SerializeToString())/size:.2f} of the size, {100*(p.argmax(1) == truth).mean():.2f}% right, '
-              f'{(p.argmax(1) != whole.argmax(1)).sum()} of {len(p):,} other classes, probabilities within {np.abs(p-whole).max():.4f}', flush=True)
+        others,right = (p.argmax(1) != whole.argmax(1)).sum(),(p.argmax(1) == truth).mean()
+        print(f'  {name}: {len(made.SerializeToString())/size:.3f} of the size, {100*right:.2f}% right, {others} of {len(p):,} other classes, '
+              f'probabilities within {np.abs(p-whole).max():.4f}', flush=True)
 
 print(f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}', flush=True)
 cifar,scenes,photographs = cifar10(args.cifar),image_folder(args.scenes, size=224),image_folder(args.photographs, size=224)

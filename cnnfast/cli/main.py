@@ -283,14 +283,14 @@ def _page_options(p):
     add('--out', default='model.html', help='the file to write, which must not exist; by default %(default)s')
     add('--weights', default='int16', help='float32, int16 (half of the size) or int8 (a quarter to 0.4); by default %(default)s')
     add('--link', action='store_true', help='leave the runtime out, and let the page fetch it from a public CDN when it is opened')
-    add('--runtime', metavar='FOLDER', help='where the runtime lies, the unpacked npm package onnxruntime-web; by default it is downloaded, once')
+    add('--runtime', metavar='FOLDER', help='the npm package onnxruntime-web, unpacked; by default it is downloaded, once')
     add('--pictures', metavar='FOLDER', help='pictures to compare page and model on; by default the examples that lie in the folder')
     add('--examples', type=int, default=12, help='how many examples stand in the page; by default %(default)s')
     add('--limit', type=float, default=25, metavar='MB', help='the largest size that it may have; by default %(default)s')
     add('--title', help='by default the name of the data')
 
-@_command(_page_options, 'write a page that predicts in a browser', 'Write a model as one HTML file that predicts in any browser, without a '
-          'server and without a network (needs the extra `onnx`, and downloads 14 MB the first time).')
+@_command(_page_options, 'write a page that predicts in a browser', 'Write a model as one HTML file that predicts in any browser, '
+          'without a server and without a network (needs the extra `onnx`, and downloads 14 MB the first time).')
 def _page(args):
     check_absent(args.out, 'choose another name with --out, or remove it')
     _import_all()

@@ -47,12 +47,14 @@ def not_for(
     "What a model must not be used for"
     known,found = shortlist(card['classes'], 6),card.get('measured')
     res = [f'It knows {len(card["classes"])} classes and nothing else ({known}): a picture of anything else gets one of these names, too.']
-    where = f'{card["trained_on"]:,} pictures{" of " + card["data"] if "data" in card else ""}' if card.get('trained_on') else 'some pictures'
+    where = f'{card["trained_on"]:,} pictures' if card.get('trained_on') else 'some pictures'
+    if 'data' in card: where += f' of {card["data"]}'
     res.append(f'It learned from {where}. Of pictures taken in another way, or elsewhere, it may be right less often than its figures say.')
     if not found and 'accuracy' not in card: res.append('How often it is right was not measured, or is not known here: do not rely on it.')
     elif found:
         weak = sorted((o for o in found['classes'] if o['pictures'] and o['recall'] < 0.7), key=lambda o: o['recall'])
-        if weak: res.append(f'Of these classes it misses many: {shortlist((f"""{o["name"]} (finds {o["recall"]:.0%})""" for o in weak), 4)}.')
+        finds = ['{name} (finds {recall:.0%})'.format(**o) for o in weak]
+        if weak: res.append(f'Of these classes it misses many: {shortlist(finds, 4)}.')
         if found['pictures'] < 200: res.append(f'Its figures come from {found["pictures"]} pictures: they are rough.')
     return [*res, 'It must not decide alone on anything that can harm somebody: health, safety, rights, money.']
 

@@ -83,7 +83,8 @@ WEIGHTS = {'float32':'as they are trained', 'int16':'half of the size', 'int8':'
 def _dequantized(q, scale, out, axis): # nodes and numbers for q*scale
     from onnx import helper, numpy_helper
     q = q if not isinstance(q, np.ndarray) else numpy_helper.from_array(np.ascontiguousarray(q), f'{out}.whole')
-    return helper.make_node('DequantizeLinear', [q.name, f'{out}.scale'], [out], axis=axis),[q, numpy_helper.from_array(scale, f'{out}.scale')]
+    node = helper.make_node('DequantizeLinear', [q.name, f'{out}.scale'], [out], axis=axis)
+    return node,[q, numpy_helper.from_array(scale, f'{out}.scale')]
 
 def _four_bits(q, name): # whole numbers, -8 to 7, two in a byte
     from onnx import TensorProto, helper
@@ -141,7 +142,7 @@ class Agreement:
     def __str__(self): return (f'compared on {self.pictures:,} pictures: {self.differing or "no"} other class{"es"*(self.differing > 1)}, '
                                f'probabilities within {max(self.most, 1e-5):.1g}')
     @property
-    def good(self): return self.differing*500 <= self.pictures
+    def good(self): return self.differing <= max(1, self.pictures//500)
 
 def _agreement(ours, theirs): return Agreement(len(ours), int((ours.argmax(1) != theirs.argmax(1)).sum()), float(np.abs(ours-theirs).max()))
 
@@ -179,8 +180,9 @@ def _answers(proto, c, opened, fits):
     if fits: return np.concatenate([ask(array(o)[None]) for o in opened])
     return np.concatenate([ask(np.stack([array(o) for o in part])) for part in chunked(opened, 16)])
 
-def check_onnx():
-    "Raise `ImportError` where the packages for ONNX are missing"
+def check_onnx(weights):
+    "Raise `ImportError` where the packages for ONNX are missing, `ValueError` where `weights` is no key of `WEIGHTS`"
+    if weights not in WEIGHTS: raise ValueError(f"weights={weights!r} is not known: use one of {', '.join(WEIGHTS)}")
     try: import onnxruntime, onnxscript
     except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
 
@@ -191,8 +193,7 @@ def onnx_of(
     fits:bool=True, # Does the graph take pictures of all sizes?
 ) -> tuple: # ONNX model, `Agreement`
     "The model as ONNX, which agrees with it"
-    if weights not in WEIGHTS: raise ValueError(f"weights={weights!r} is not known: use one of {', '.join(WEIGHTS)}")
-    check_onnx()
+    check_onnx(weights)
     c,opened = as_classifier(model),opened_pictures(model, pictures)
     if not fits: opened = [c.opener(o) for o in opened]
     ours,proto = c.predict_proba(opened),_proto(c, fits)
@@ -200,8 +201,9 @@ def onnx_of(
         made = proto if bits == 32 else compacted(proto, bits)
         agreement = _agreement(ours, _answers(made, c, opened, fits))
         if agreement.good: return made,agreement
-    raise ValueError(f'As ONNX with weights={weights!r} this model would give {agreement.differing} of {agreement.pictures} pictures another class'
-                     f' (at most 1 of 500 may have one), so nothing is written: {"use int16" if weights == "int8" else "report it, please"}')
+    raise ValueError(f'As ONNX with weights={weights!r} this model would give {agreement.differing} of {agreement.pictures} pictures another '
+                     'class (at most 1 of 500 may have one), so nothing is written: '
+                     + ('use int16' if weights == 'int8' else 'this is a mistake of cnnfast, please report it'))
 
 # %% ../../nbs/saving/02_export.ipynb #8a8d1de9
 def export_onnx(
@@ -213,8 +215,9 @@ def export_onnx(
     "Write the model as ONNX: pictures 0 to 255 of any size in, probabilities out; it agrees with the model"
     made,agreement = onnx_of(learn, weights, pictures)
     c,path = as_classifier(learn),Path(path)
-    facts = dict(classes=json.dumps(c.classes, ensure_ascii=False), size=str(c.size), resize=c.resize, weights=weights, agreement=str(agreement),
-                 input='upright pictures (n,channels,height,width), RGB or grey, 0 to 255, of any size: the graph scales and normalises them')
+    facts = dict(classes=json.dumps(c.classes, ensure_ascii=False), size=str(c.size), resize=c.resize, weights=weights,
+                 agreement=str(agreement), input='upright pictures (n,channels,height,width), RGB or grey, 0 to 255, of any size: '
+                                                 'the graph scales and normalises them')
     for k,o in facts.items(): made.metadata_props.add(key=k, value=o)
     with whole_file(path) as f: f.write_bytes(made.SerializeToString())
     return path

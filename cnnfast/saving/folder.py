@@ -14,7 +14,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist
 from ..core.disk import check_absent, whole_folder
 from ..data.pictures import RESIZE, OpenPicture
-from ..data.augmentation import FlipLR, StandardizePicture
+from ..data.augmentation import FlipLR, standardized
 from ..data.loading import find_normalization, find_opener
 from ..data.examples import pick_examples, read_examples, write_examples
 from ..models.weights import read_weights, write_weights
@@ -45,7 +45,7 @@ class SavedModel:
     def normalized(self, x): # Pictures (N,C,H,W), 0 to 255 -> what the model takes
         x = x.float()/255
         if self.normalize is None: return x
-        if self.normalize == 'picture': return StandardizePicture()(TensorImage(x)).as_subclass(Tensor)
+        if self.normalize == 'picture': return standardized(x)
         mean,std = [torch.tensor(self.normalize[k], device=x.device)[None,:,None,None] for k in ('mean', 'std')]
         return (x-mean)/std
 

@@ -1,5 +1,5 @@
 // Decodes JPEG as libjpeg does (accurate integer DCT, smooth chroma), to the bit and in every browser alike; with `n` of 2, 4 or 8
-// at a half, a quarter or an eighth of the size, as Pillow's `draft` asks for. What it does not know (CMYK, arithmetic coding) it throws.
+// at a half, a quarter or an eighth of the size, as Pillow's `draft` asks for. What it does not know (arithmetic coding, 12 bits) it throws.
 
 const ZIGZAG = Uint8Array.from(
   [0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28, 35, 42, 49, 56, 57,
@@ -140,7 +140,7 @@ function readScan(bytes, at, frame, tables) { // -> where it ends
 
 function readFrame(bytes, at, marker) {
   const height = bytes[at + 1]*256 + bytes[at + 2], width = bytes[at + 3]*256 + bytes[at + 4], number = bytes[at + 5]
-  if (bytes[at] != 8 || marker > 0xC2 || !height || !width || number != 1 && number != 3) throw new Error('another kind of JPEG')
+  if (bytes[at] != 8 || marker > 0xC2 || !height || !width || ![1, 3, 4].includes(number)) throw new Error('another kind of JPEG')
   const parts = Array.from({length: number}, (_, i) => at + 6 + 3*i).map(k => ({id: bytes[k], h: bytes[k + 1] >> 4, v: bytes[k + 1] & 15, q: bytes[k + 2]}))
   if (number == 1) parts[0].h = parts[0].v = 1
   const h = Math.max(...parts.map(o => o.h)), v = Math.max(...parts.map(o => o.v))
@@ -247,19 +247,31 @@ function enlarged(plane, width, height, smooth) {
 
 const clamped = o => o < 0 ? 0 : o > 255 ? 255 : o
 
+function inRgb(res, k, y, cb, cr) { // from luma and chroma
+  res[k] = clamped(y + ((91881*(cr - 128) + 32768) >> 16))
+  res[k + 1] = clamped(y + ((-22554*(cb - 128) - 46802*(cr - 128) + 32768) >> 16))
+  res[k + 2] = clamped(y + ((116130*(cb - 128) + 32768) >> 16))
+}
+
+function inked(res, k, black) { // colours that were the rest of an ink, and the rest of black ink, as Pillow mixes them
+  for (let c = k; c < k + 3; c++) {
+    const product = (255 - res[c])*black + 128
+    res[c] = clamped(black - ((product + (product >> 8)) >> 8))
+  }
+}
+
 function decodeJpeg(bytes, n) { // a file, at 1/n of its size -> {data, width, height, channels}
   const {frame, tables} = readJpeg(bytes), least = 8/n, width = Math.ceil(frame.width/n), height = Math.ceil(frame.height/n)
   const planes = frame.parts.map(o => enlarged(samples(o, frame, least), width, height, least > 1))
   if (planes.length == 1) return {data: planes[0], width, height, channels: 1}
-  const data = new Uint8Array(3*width*height), [first, second, third] = planes
-  const named = String.fromCharCode(...frame.parts.map(o => o.id)) == 'RGB'
-  const asItIs = !tables.jfif && (tables.transform === undefined ? named : !tables.transform)
-  for (let i = 0, k = 0; i < first.length; i++) {
-    if (asItIs) { data[k++] = first[i]; data[k++] = second[i]; data[k++] = third[i]; continue }
-    const y = first[i], cb = second[i] - 128, cr = third[i] - 128
-    data[k++] = clamped(y + ((91881*cr + 32768) >> 16))
-    data[k++] = clamped(y + ((-22554*cb - 46802*cr + 32768) >> 16))
-    data[k++] = clamped(y + ((116130*cb + 32768) >> 16))
+  const data = new Uint8Array(3*width*height), [first, second, third, black] = planes
+  const named = String.fromCharCode(...frame.parts.map(o => o.id)) == 'RGB', {jfif, transform} = tables
+  const mixed = black ? transform == 2 : jfif || (transform === undefined ? !named : transform)
+  for (let i = 0, k = 0; i < first.length; i++, k += 3) {
+    if (mixed) inRgb(data, k, first[i], second[i], third[i])
+    else { data[k] = first[i]; data[k + 1] = second[i]; data[k + 2] = third[i] }
+    if (black && mixed) for (let c = k; c < k + 3; c++) data[c] = 255 - data[c]
+    if (black) inked(data, k, black[i])
   }
   return {data, width, height, channels: 3}
 }

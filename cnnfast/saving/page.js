@@ -148,7 +148,21 @@ function take(files) { // one drop after the other
 const drop = $('drop')
 addEventListener('dragover', e => { e.preventDefault(); drop.classList.add('over') })
 addEventListener('dragleave', e => { if (!e.relatedTarget) drop.classList.remove('over') })
-addEventListener('drop', e => { e.preventDefault(); drop.classList.remove('over'); take(e.dataTransfer.files) })
+addEventListener('drop', async e => {
+  e.preventDefault()
+  drop.classList.remove('over')
+  const {files} = e.dataTransfer, entries = [...e.dataTransfer.items].map(o => o.webkitGetAsEntry?.())
+  take(entries.some(o => o?.isDirectory) ? (await Promise.all(entries.map(filesIn))).flat() : files)
+})
+
+async function filesIn(entry) { // of a file or folder that was dropped
+  if (!entry) return []
+  if (entry.isFile) return [await new Promise((done, fail) => entry.file(done, fail))]
+  const reader = entry.createReader(), found = []
+  for (let some = [0]; some.length; found.push(...some)) some = await new Promise((done, fail) => reader.readEntries(done, fail))
+  return (await Promise.all(found.map(filesIn))).flat()
+}
+
 addEventListener('paste', e => { if (e.clipboardData.files.length || !e.clipboardData.types.includes('text/plain')) take(e.clipboardData.files) })
 for (const [button, input] of [['choose', 'files'], ['photo', 'shot']]) {
   $(button).onclick = () => $(input).click()
@@ -273,4 +287,4 @@ $('clear').onclick = () => {
   say('Ready.')
 }
 
-globalThis.cnnfast = {results, model, take, occlusion, opened, get shown() { return shown }} // for programs
+globalThis.cnnfast = {results, take, occlusion, get shown() { return shown }, get done() { return queue }} // for programs

@@ -27,6 +27,14 @@ _FILES = {'runtime':('ort.wasm.bundle.min.mjs', '11e64bd8ffe11bd1a2a2f0d6275fdfb
 def _url(name): return f'{_HOST}/npm/onnxruntime-web@{RUNTIME}/dist/{name}'
 def _kept(): return cnnfast_home()/'runtime'/RUNTIME
 
+RETRIES = 2 # of a download
+
+def _downloaded(name, sha):
+    try: return download_file(_url(name), _kept(), f'sha256:{sha}', retries=RETRIES)
+    except ConnectionError as e:
+        raise ConnectionError(f'{e}; where npm has a network, `npm pack onnxruntime-web@{RUNTIME}` gives it: unpack that, '
+                              'and name the folder (runtime=, --runtime)') from None
+
 def runtime_at_hand() -> bool:
     "Is the runtime in the cache?"
     return all((_kept()/name).is_file() for name,_ in _FILES.values())
@@ -35,12 +43,13 @@ def runtime_files(
     folder=None, # That holds them, like the unpacked npm package; by default they are downloaded, once
 ) -> dict: # {'runtime': path, 'wasm': path}
     "The files of the runtime, checked"
-    if folder is None: return {k:download_file(_url(name), _kept(), f'sha256:{sha}') for k,(name,sha) in _FILES.items()}
+    if folder is None: return {k:_downloaded(name, sha) for k,(name,sha) in _FILES.items()}
     folder,res = Path(folder),{}
     for k,(name,sha) in _FILES.items():
         places = [folder/o/name for o in ('', 'dist', 'package/dist', 'node_modules/onnxruntime-web/dist')]
         if (path := first(places, Path.is_file)) is None:
-            raise FileNotFoundError(f'{folder} holds no {name}: unpack what `npm pack onnxruntime-web@{RUNTIME}` gives, and name that folder')
+            raise FileNotFoundError(f'{folder} holds no {name}: unpack what `npm pack onnxruntime-web@{RUNTIME}` gives, '
+                                    'and name that folder')
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
             raise ValueError(f'{path} is not that of onnxruntime-web {RUNTIME}: get it with `npm pack onnxruntime-web@{RUNTIME}`')
         res[k] = path
@@ -57,7 +66,8 @@ def _policy(script, link):
     "What the page may do: run `script`, and what it holds; fetch the runtime, where it does not hold it"
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     rules = {'default-src':"'none'", 'script-src':f"'sha256-{sha}' 'wasm-unsafe-eval' blob:", 'style-src':"'unsafe-inline'",
-             'img-src':'data: blob:', 'media-src':'blob:', 'base-uri':"'none'", 'form-action':"'none'", **({'connect-src':_HOST} if link else {})}
+             'img-src':'data: blob:', 'media-src':'blob:', 'base-uri':"'none'", 'form-action':"'none'"}
+    if link: rules['connect-src'] = _HOST
     return '; '.join(f'{k} {o}' for k,o in rules.items())
 
 def _integrity(sha): return f'sha256-{base64.b64encode(bytes.fromhex(sha)).decode()}'
@@ -74,7 +84,7 @@ def page_html(
 ) -> str:
     "The page as text"
     from jinja2 import Environment, PackageLoader
-    check_onnx()
+    check_onnx(weights)
     files = {} if link else runtime_files(runtime)
     c,card,tries = as_classifier(model),model_card(model, facts),examples_of(model, examples)
     (proto,agreement),script = onnx_of(model, weights, pictures, fits=False),_script()
@@ -114,7 +124,7 @@ def write_page(
 # %% ../../nbs/saving/04_page.ipynb #8ce587e1
 def check_page():
     "Raise an error where no page can be written: packages are missing, or the runtime is out of reach"
-    check_onnx(); runtime_files()
+    check_onnx('int16'); runtime_files()
 
 def page_at_hand() -> bool:
     "Can a page be written here without a download?"
