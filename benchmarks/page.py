@@ -105,8 +105,8 @@ def bits(folder, files, labels):
     for name,made in {'32 bits':proto, 'half precision':halved(proto), **{f'{n} bits':compacted(proto, n) for n in (16, 12, 8)}}.items():
         p = answers(made, pics)
         others,right = (p.argmax(1) != whole.argmax(1)).sum(),(p.argmax(1) == truth).mean()
-        print(f'  {name}: {len(made.SerializeToString())/size:.3f} of the size, {100*right:.2f}% right, {others} of {len(p):,} other classes, '
-              f'probabilities within {np.abs(p-whole).max():.4f}', flush=True)
+        print(f'  {name}: {len(made.SerializeToString())/size:.3f} of the size, {100*right:.2f}% right, '
+              f'{others} of {len(p):,} other classes, probabilities within {np.abs(p-whole).max():.4f}', flush=True)
 
 print(f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}', flush=True)
 cifar,scenes,photographs = cifar10(args.cifar),image_folder(args.scenes, size=224),image_folder(args.photographs, size=224)

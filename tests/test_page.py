@@ -109,7 +109,8 @@ def kinds_of_files():
            'photo.bmp':saved(small, 'bmp'), 'photo.gif':saved(small, 'gif')}
     for turn in range(2, 9):
         (exif := Image.Exif())[0x112] = turn
-        for kind,how in dict(jpeg={}, png={}, webp=dict(lossless=True)).items(): res[f'turned-{turn}.{kind}'] = saved(small, kind, exif=exif, **how)
+        for kind,how in dict(jpeg={}, png={}, webp=dict(lossless=True)).items():
+            res[f'turned-{turn}.{kind}'] = saved(small, kind, exif=exif, **how)
     return res
 
 OPEN = '''async ([text, size, channels, resize]) => {
@@ -194,6 +195,30 @@ def test_by_keyboard_on_a_phone(browser, path):
     p.context.close()
 
 @needs_browser
+def test_chosen_and_pasted(browser, path, tmp_path):
+    "Several files at once, a pasted picture; what holds none is said"
+    p,files = opened(browser, path),kinds_of_files()
+    for k in ('photo.jpg', 'tall.jpg'): (tmp_path/k).write_bytes(files[k])
+    p.set_input_files('#files', [tmp_path/'photo.jpg', tmp_path/'tall.jpg'])
+    p.get_by_text('2 pictures classified.').wait_for()
+    paste = '''files => {
+      const clipboardData = new DataTransfer()
+      for (const text of files) clipboardData.items.add(new File([Uint8Array.from(atob(text), o => o.charCodeAt(0))], 'image.png'))
+      document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData, bubbles: true}))
+    }'''
+    p.evaluate(paste, [as_text(files['photo.png'])])
+    p.get_by_text('image.png: ').wait_for()
+    names = p.locator('#list tbody tr td:first-child').all_text_contents()
+    assert names == ['photo.jpg', 'tall.jpg', 'image.png']
+    p.locator('#list tbody button').first.click() # the row shows its picture again
+    p.get_by_role('img', name='photo.jpg, as the model sees it').wait_for()
+    p.evaluate(paste, [])
+    assert p.locator('#problem').text_content() == 'There is no picture in what was dropped or pasted.'
+    p.locator('#clear').click()
+    assert not p.locator('#all').is_visible() and not p.locator('#result').is_visible() and not p.complaints
+    p.context.close()
+
+@needs_browser
 def test_camera(browser, path):
     "What it sees is classified while it runs; a picture of it lands in the table. Without one, a sentence"
     p = opened(browser, path)
@@ -219,7 +244,7 @@ def test_old_browser(browser, path, lacking):
 def test_unreadable_pictures(browser, path):
     "Cut off, empty, of another kind: a sentence, a row without a class, and the others are classified"
     p,files = opened(browser, path),kinds_of_files()
-    odd = {'cut.jpg':files['photo.jpg'][:20_000], 'cut.png':files['photo.png'][:50], 'empty.jpg':b'', 'note.jpg':b'<script>alert(1)</script>'}
+    odd = {'cut.jpg':files['photo.jpg'][:20_000], 'cut.png':files['photo.png'][:50], 'empty.jpg':b'', 'note.jpg':b'<b>no picture</b>'}
     for k,o in odd.items():
         assert drop(p, {k:o}) == [None]
         assert p.locator('#problem').text_content() == f'{k} cannot be read as a picture.'

@@ -201,8 +201,8 @@ def onnx_of(
         made = proto if bits == 32 else compacted(proto, bits)
         agreement = _agreement(ours, _answers(made, c, opened, fits))
         if agreement.good: return made,agreement
-    raise ValueError(f'As ONNX with weights={weights!r} this model would give {agreement.differing} of {agreement.pictures} pictures another '
-                     'class (at most 1 of 500 may have one), so nothing is written: '
+    raise ValueError(f'As ONNX with weights={weights!r} this model would give {agreement.differing} of {agreement.pictures} pictures '
+                     'another class (at most 1 of 500 may have one), so nothing is written: '
                      + ('use int16' if weights == 'int8' else 'this is a mistake of cnnfast, please report it'))
 
 # %% ../../nbs/saving/02_export.ipynb #8a8d1de9

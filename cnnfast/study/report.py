@@ -228,6 +228,17 @@ def _autoencoder_section(name, ae, split):
     scores = reconstruction_scores(ae, split).rename(columns=dict(psnr='PSNR (dB)', ssim='SSIM', iou='IoU of the maps'))
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
+# %% ../../nbs/study/04_report.ipynb #33ea9321
+LARGEST = 25 # MB, of a report with the model inside
+
+def _trial(c, run, path, try_it, used): # used: MB of the report without it
+    "The page of the best model, or how to make it"
+    folder = Path(run.title)/f'seed-{run.seed}'
+    folder = folder if (path.parent/folder).exists() else 'FOLDER-OF-THE-MODEL'
+    if not try_it and not page_at_hand(): return dict(model=run.title, how=f'cnnfast page {folder} --out model.html')
+    facts = dict(of_evaluations(run.own_evaluation, run.valid), data=run.data or c.data.name)
+    return dict(model=run.title, page=Markup(page_within(run.learn, facts, LARGEST-used)))
+
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
 def _main_table(c): return _table(c.show_table().rename_axis(None).drop(columns='pretrained on', errors='ignore'), 'bars cards')
 
@@ -249,16 +260,6 @@ def _footnotes(c):
         memory += f' Models were trained on different machines, so their seconds and speeds do not compare: {each}.'
     seen = ' '.join(f'{k} was pretrained on {o}: its figures are too good.' for k,o in c.seen.items())
     return dict(interval=over, memory=f'{memory} {seen}'.strip())
-
-LARGEST = 25 # MB, of a report with the model inside: what most mail takes
-
-def _trial(run, path, try_it, used): # used: MB of the report without it
-    "The page of the best model, or how to make it"
-    folder = Path(run.title)/f'seed-{run.seed}'
-    folder = folder if (path.parent/folder).exists() else 'FOLDER-OF-THE-MODEL'
-    if not try_it and not page_at_hand(): return dict(model=run.title, how=f'cnnfast page {folder} --out model.html')
-    facts = dict(of_evaluations(run.own_evaluation, run.valid), data=run.data or 'its data set')
-    return dict(model=run.title, page=Markup(page_within(run.learn, facts, LARGEST-used)))
 
 def write_report(
     comparison, # A `Comparison`
@@ -288,7 +289,8 @@ def write_report(
         models=[section(o) for o in firsts], titles=[o.title for o in firsts])
     page = template.render(**parts)
     if try_it or try_it is None:
-        page = template.render(**parts, trial=_part('the page to try it', _trial, firsts[0], Path(path), try_it, len(page.encode())/10**6))
+        trial = _part('the page to try it', _trial, c, firsts[0], Path(path), try_it, len(page.encode())/10**6)
+        page = template.render(**parts, trial=trial)
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
 
