@@ -25,7 +25,8 @@ def dist(tmp_path_factory):
     run('-m', 'build', '--no-isolation', '--outdir', out, source)
     return {o.suffix:o for o in out.iterdir()}
 
-DATA = ['data/cifar10_sample/cifar10_sample.tar.xz', 'models/tiny_resnet/weights.safetensors', 'study/report.html']
+DATA = ['data/cifar10_sample/cifar10_sample.tar.xz', 'models/tiny_resnet/weights.safetensors', 'study/report.html', 'saving/page.html',
+        'saving/page.css', 'saving/page.js', 'saving/pictures.js', 'saving/jpeg.js']
 
 def test_archives_are_complete_and_valid(dist):
     with zipfile.ZipFile(dist['.whl']) as z: wheel = set(z.namelist())

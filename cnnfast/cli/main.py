@@ -161,7 +161,7 @@ def _trained(args, data, models, weights, out):
     from cnnfast.study.pipeline import compare
     from cnnfast.study.judging import alike
     from cnnfast.study.recipe import default_seeds
-    kwargs = dict(out=out, resume=args.resume, budget=args.memory, device=args.device)
+    kwargs = dict(out=out, resume=args.resume, budget=args.memory, device=args.device, try_it=args.try_it)
     if args.augment: kwargs['augment'] = args.augment
     if args.minutes: return fit(data, max(_minutes_left(args), 0.001), seed=args.seed, **kwargs)
     n = args.seeds or default_seeds(next(iter(alike(data).values())))
@@ -184,7 +184,9 @@ def _run(args):
     from cnnfast.study.judging import alike
     from cnnfast.study.recipe import as_recipe
     from cnnfast.study.slides import check_slides
+    from cnnfast.saving.page import check_page
     if args.slides or args.hand_in: check_slides()
+    if args.try_it: check_page()
     models = None if args.models is None else [o.strip() for o in args.models.split(',') if o.strip()]
     for m in models or (): as_recipe(m) # an unknown name shows now
     data = _data_of(args)
@@ -288,6 +290,30 @@ def _submit(args):
     if args.how: model = model.combine(args.how)
     table = submission(model, data, args.out, args.sample, args.labels)
     print(f'{len(table):,} pictures labelled: {args.out}')
+
+# %% ../../nbs/cli/01_main.ipynb #8032aa3d
+def _page_options(p):
+    add = p.add_argument
+    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('--out', default='model.html', help='the file to write, which must not exist; by default %(default)s')
+    add('--weights', default='int16', help='float32, int16 (half of the size) or int8 (a quarter to 0.4); by default %(default)s')
+    add('--link', action='store_true', help='leave the runtime out, and let the page fetch it from a public CDN when it is opened')
+    add('--runtime', metavar='FOLDER', help='the npm package onnxruntime-web, unpacked; by default it is downloaded, once')
+    add('--pictures', metavar='FOLDER', help='pictures to compare page and model on; by default the examples that lie in the folder')
+    add('--examples', type=int, default=12, help='how many examples stand in the page; by default %(default)s')
+    add('--limit', type=float, default=25, metavar='MB', help='the largest size that it may have; by default %(default)s')
+    add('--title', help='by default the name of the data')
+
+@_command(_page_options, 'write a page that predicts in a browser', 'Write a model as one HTML file that predicts in any browser, '
+          'without a server and without a network (needs the extra `onnx`, and downloads 14 MB the first time).')
+def _page(args):
+    check_absent(args.out, 'choose another name with --out, or remove it')
+    _import_all()
+    from cnnfast.saving.folder import load_model
+    from cnnfast.saving.page import write_page
+    kwargs = {k:getattr(args, k) for k in ('weights', 'link', 'runtime', 'pictures', 'examples', 'limit', 'title')}
+    path = write_page(load_model(args.model, 'cpu'), args.out, **kwargs)
+    print(f'The page: {path} ({path.stat().st_size/10**6:.1f} MB)')
 
 # %% ../../nbs/cli/01_main.ipynb #de1f7a95
 def _no_options(p): pass

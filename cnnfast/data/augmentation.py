@@ -130,10 +130,13 @@ class EachCutMix(CutMix):
 MIXES = dict(cutmix=EachCutMix, mixup=MixUp)
 
 # %% ../../nbs/data/08_augmentation.ipynb #16b74d75
+def standardized(x): # Pictures (N,C,H,W)
+    "Each picture minus its mean, divided by its standard deviation (at least 1/√samples, for blank ones)"
+    std,mean = torch.std_mean(x, (1, 2, 3), keepdim=True, correction=0)
+    return (x-mean)/std.clamp_min(x[0].numel()**-0.5)
+
 class StandardizePicture(DisplayedTransform):
     "Each picture minus its mean, divided by its standard deviation (at least 1/√samples, for blank ones); what is shown is about mid-grey"
     order = 99
-    def encodes(self, x:TensorImage):
-        std,mean = torch.std_mean(x, (1, 2, 3), keepdim=True, correction=0)
-        return (x-mean)/std.clamp_min(x[0].numel()**-0.5)
+    def encodes(self, x:TensorImage): return standardized(x)
     def decodes(self, x:TensorImage): return (x/4 + 0.5).clamp(0, 1)

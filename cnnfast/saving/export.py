@@ -1,4 +1,4 @@
-"""ONNX, for programs without Python or torch
+"""ONNX, for programs without Python or torch; with weights in fewer bits, and compared with the model before it is written
 
 Docs: https://cnnfast.github.io/cnnfast/saving/export.html.md"""
 
@@ -8,17 +8,61 @@ Docs: https://cnnfast.github.io/cnnfast/saving/export.html.md"""
 __all__ = ['export_onnx']
 
 # %% ../../nbs/saving/02_export.ipynb #1dd948ad
-import warnings
-from torch.utils._python_dispatch import TorchDispatchMode
+import contextlib, io, json, warnings
+from dataclasses import dataclass
 from fastai.vision.all import *
 from ..core.text import install_extra
 from ..core.disk import whole_file
-from .folder import as_classifier
+from ..data.pictures import Picture, open_picture, take_items
+from ..data.standard_sets import cifar10_sample
+from .folder import as_classifier, examples_of
+from .prediction import as_items, check_read
 
-# %% ../../nbs/saving/02_export.ipynb #8a8d1de9
+# %% ../../nbs/saving/02_export.ipynb #94214850
+class FitPicture(nn.Module):
+    "Brings pictures (n,C,H,W), 0 to 255, to `size`×`size` pixels in the way that `resize` names, as Pillow does"
+    def __init__(self, size, resize): super().__init__(); self.size,self.resize = size,resize
+
+    def _matrix(self, side, n, other): # `side` pixels, which are also `n`, a tensor; `other`: of the other side, a tensor
+        i,long = torch.arange(self.size, dtype=torch.float64),torch.round(torch.clamp(n/other, max=1.)*self.size).clamp(min=1.)
+        if self.resize == 'crop': start,scale = (n-torch.minimum(n, other))/2,torch.minimum(n, other)/self.size
+        elif self.resize == 'squish': start,scale = 0*n,n/self.size
+        else: start,scale,i = 0*n,n/long,i - torch.round((self.size-long)/2)
+        centre,support = start + (i+0.5)*scale,torch.clamp(scale, min=1.)
+        w = torch.clamp(1 - (torch.arange(side, dtype=torch.float64)+0.5 - centre[:,None]).abs()/support, min=0.)
+        w = w/torch.clamp(w.sum(1, keepdim=True), min=1e-6)
+        return (w*((i >= 0) & (i < long)).to(w.dtype)[:,None] if self.resize == 'pad' else w).float()
+
+    def forward(self, x):
+        h,w = [torch.ones_like(o, dtype=torch.float64).sum() for o in (x[0,0,:,0], x[0,0,0])] # as tensors: they are not known yet
+        rows,columns = self._matrix(x.shape[2], h, w).to(x.device),self._matrix(x.shape[3], w, h).to(x.device)
+        return torch.floor(rows @ torch.floor(x @ columns.T + 0.5) + 0.5)
+
+# %% ../../nbs/saving/02_export.ipynb #76607e19
 class _WholeModel(nn.Module):
-    def __init__(self, c): super().__init__(); self.c,self.model = c,c.model
-    def forward(self, x): return self.model(self.c.normalized(x)).softmax(1)
+    def __init__(self, c, fits):
+        super().__init__()
+        self.c,self.model,self.fit = c,c.model,FitPicture(c.size, c.resize) if fits else nn.Identity()
+    def forward(self, x): return self.model(self.c.normalized(self.fit(x))).softmax(1)
+
+def _exported(model, x, **kwargs):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        proto = torch.onnx.export(model, x, dynamo=True, verbose=False, **kwargs).model_proto
+    for o in (proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
+        o.ClearField('metadata_props'); o.ClearField('doc_string') # which lines of code it was, on which machine
+    return proto
+
+def _odd_layer(model, x, name=''):
+    "Name and class of the innermost layer of `model` that cannot be exported with the input `x`"
+    seen,hooks = {},[o.register_forward_pre_hook(lambda m, args: seen.setdefault(m, args)) for o in model.children()]
+    with torch.no_grad(): model(*x)
+    for o in hooks: o.remove()
+    for k,o in model.named_children():
+        if o not in seen: continue
+        try: _exported(o, seen[o])
+        except Exception: return _odd_layer(o, seen[o], f'{name}.{k}'.strip('.'))
+    return name,type(model).__name__
 
 @contextmanager
 def _known_layers(model):
@@ -29,44 +73,163 @@ def _known_layers(model):
     finally:
         for o in pools: del o.forward
 
-class _Callers(TorchDispatchMode):
-    "Notes which layers of `model` use an operation of PyTorch"
-    def __init__(self, model, op):
-        super().__init__()
-        self.op,self.open,self.found,self.hooks = op,[],[],[]
-        for name,m in model.named_modules():
-            self.hooks += [m.register_forward_pre_hook(lambda m, i, name=name: self.open.append(f'{name} ({type(m).__name__})')),
-                           m.register_forward_hook(lambda *_: self.open.pop() and None)]
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__.endswith(self.op) and self.open: self.found.append(self.open[-1])
-        return func(*args, **(kwargs or {}))
+def _proto(c, fits):
+    "The model `c` as an ONNX graph; `fits`: it takes pictures of all sizes"
+    x,n = torch.full((2, c.channels, *((c.size+3, c.size+5) if fits else (c.size, c.size))), 100.),torch.export.Dim('n')
+    shapes = {0:n, 2:torch.export.Dim('height'), 3:torch.export.Dim('width')} if fits else {0:n}
+    names = dict(input_names=['pictures'], output_names=['probabilities'])
+    model,training,device = _WholeModel(c, fits).eval(),c.model.training,c.device
+    with _known_layers(model):
+        try:
+            c.model.to('cpu') # what is written is the same
+            return _exported(model, (x,), dynamic_shapes=(shapes,), **names)
+        except Exception as e:
+            name,kind = _odd_layer(c.model, (c.normalized(x[...,:c.size,:c.size]),))
+            raise ValueError(f'This model has no ONNX form: its layer {name or "itself"} ({kind}) computes what ONNX cannot express '
+                             '(cnnfast predict works without)') from e
+        finally: c.model.to(device).train(training)
 
-def _said(e, model, x):
-    "Why `model` cannot be exported, in a sentence"
-    if (op := re.search(r"op='\w+\.(\w+)'", str(e))) is None:
-        said = re.search(r"Error'>: (.+)", str(e)) or [None, str(e).splitlines()[0]]
-        return f'PyTorch {torch.__version__} cannot write the model as ONNX: {said[1]}'
-    callers = _Callers(model, op[1])
-    with torch.no_grad(), callers: model(x)
-    for o in callers.hooks: o.remove()
-    where = f', which the layer {callers.found[0].removeprefix("model.")} needs' if callers.found else ''
-    return f'The exporter of PyTorch {torch.__version__} has no {op[1]}{where}: update torch and onnxscript, or exchange that layer'
+# %% ../../nbs/saving/02_export.ipynb #e7b86854
+WEIGHTS = {'float32':'as they are trained', 'int16':'half of the size', 'int8':'a quarter of the size, or 0.4 where that would not agree'}
 
+def _dequantized(q, scale, out, axis): # nodes and numbers for q*scale
+    from onnx import helper, numpy_helper
+    q = q if not isinstance(q, np.ndarray) else numpy_helper.from_array(np.ascontiguousarray(q), f'{out}.whole')
+    node = helper.make_node('DequantizeLinear', [q.name, f'{out}.scale'], [out], axis=axis)
+    return node,[q, numpy_helper.from_array(scale, f'{out}.scale')]
+
+def _four_bits(q, name): # whole numbers, -8 to 7, two in a byte
+    from onnx import TensorProto, helper
+    low = (q.reshape(-1).astype(np.int16) & 15).astype(np.uint8)
+    low = np.append(low, np.zeros(len(low)%2, np.uint8))
+    return helper.make_tensor(name, TensorProto.INT4, q.shape, (low[::2] | (low[1::2] << 4)).tobytes(), raw=True)
+
+def _in_bits(w, bits, axis, name):
+    "Nodes and numbers that make `w` of whole numbers of `bits`, with a scale for each place along `axis`"
+    from onnx import helper
+    along = [-1 if i == axis else 1 for i in range(w.ndim)]
+    most,top = np.abs(w).max(tuple(i for i in range(w.ndim) if i != axis)),2**(bits-1) - 1 - 8*(bits == 12)
+    scale = (np.where(most > 0, most, 1)/top).astype(np.float32)
+    q = np.rint(w/scale.reshape(along)).clip(-top, top).astype(np.int32)
+    if bits != 12:
+        node,numbers = _dequantized(q.astype(f'int{bits}'), scale, name, axis)
+        return [node],numbers
+    high = (q + 8) // 16
+    a,of_a = _dequantized(high.astype(np.int8), scale*16, f'{name}.high', axis)
+    b,of_b = _dequantized(_four_bits(q - 16*high, f'{name}.low.whole'), scale, f'{name}.low', axis)
+    return [a, b, helper.make_node('Add', [f'{name}.high', f'{name}.low'], [name])],of_a+of_b
+
+# %% ../../nbs/saving/02_export.ipynb #614d2d76
+def compacted(
+    proto, # An ONNX model
+    bits:int, # 8, 12 or 16
+): # Another one
+    "`proto` with its weights as whole numbers of `bits`"
+    from onnx import ModelProto, numpy_helper
+    new,users,nodes,numbers = ModelProto(),{},[],[]
+    new.CopyFrom(proto)
+    for o in new.opset_import: o.version = max(o.version, 21) if o.domain == '' else o.version # it has whole numbers of 16 and of 4 bits
+    for n in new.graph.node:
+        for k in n.input: users.setdefault(k, n)
+    for o in new.graph.initializer:
+        n = users.get(o.name)
+        if o.data_type != 1 or n is None or n.op_type not in ('Conv', 'Gemm', 'MatMul') or len(o.dims) < 2: numbers.append(o); continue
+        facts,w = {a.name:a.i for a in n.attribute},numpy_helper.to_array(o)
+        axis = 0 if n.op_type == 'Conv' or facts.get('transB') else w.ndim-1
+        more,of_them = _in_bits(w, 16 if facts.get('group', 1) > 1 else bits, axis, o.name)
+        nodes += more; numbers += of_them
+    nodes += new.graph.node
+    for field,what in (('node', nodes), ('initializer', numbers)):
+        kept = [type(o).FromString(o.SerializeToString()) for o in what]
+        new.graph.ClearField(field); getattr(new.graph, field).extend(kept)
+    return new
+
+# %% ../../nbs/saving/02_export.ipynb #c10f48cb
+@dataclass
+class Agreement:
+    "How far two models agree"
+    pictures:int # That both have seen
+    differing:int # To which they give different classes
+    most:float # The largest difference of a probability
+    def __str__(self): return (f'compared on {self.pictures:,} pictures: {self.differing or "no"} other class{"es"*(self.differing > 1)}, '
+                               f'probabilities within {max(self.most, 1e-5):.1g}')
+    @property
+    def good(self): return self.differing <= max(1, self.pictures//500)
+
+def _agreement(ours, theirs): return Agreement(len(ours), int((ours.argmax(1) != theirs.argmax(1)).sum()), float(np.abs(ours-theirs).max()))
+
+def _at_hand(model, pictures, n):
+    "Pictures to compare on: items, and the name of each"
+    if pictures is not None: items,names = as_items(pictures)
+    elif hasattr(model, 'dls'): items,names = model.dls.valid.items,list(map(str, range(len(model.dls.valid.items))))
+    elif found := examples_of(model, n): items,names = [o.data for o in found],range(len(found))
+    else: items,names = (sample := cifar10_sample()).items,range(len(sample.items))
+    chosen = np.unique(np.linspace(0, len(items)-1, min(n, len(items))).astype(int))
+    return take_items(items, chosen),[names[i] for i in chosen]
+
+def opened_pictures(
+    model, # A `Learner`, or a `Classifier`
+    pictures=None, # A folder, files, or pictures; by default those at hand
+    n:int=None, # How many, at most; by default 500, and fewer of more than 96 pixels, 100 or more
+) -> list: # Of PIL images, at their own sizes
+    "Real pictures to compare a model and what was made of it"
+    c,res,bad = as_classifier(model),[],{}
+    items,names = _at_hand(model, pictures, n or int(np.clip(500*(96/c.size)**2, 100, 500)))
+    for i,o in enumerate(items):
+        try: res.append(open_picture(o.array if isinstance(o, Picture) else o, None, c.channels))
+        except Exception as e: bad[i] = type(e).__name__
+    check_read(bad, names)
+    return res
+
+# %% ../../nbs/saving/02_export.ipynb #b0ec982d
+def _answers(proto, c, opened, fits):
+    "What a graph says of opened pictures"
+    from onnxruntime import InferenceSession, SessionOptions
+    (options := SessionOptions()).log_severity_level = 3
+    session = InferenceSession(proto.SerializeToString(), options)
+    def ask(pics): return session.run(None, {'pictures':pics.astype(np.float32).transpose(0, 3, 1, 2)})[0]
+    def array(o): return np.asarray(o).reshape(*o.size[::-1], c.channels)
+    if fits: return np.concatenate([ask(array(o)[None]) for o in opened])
+    return np.concatenate([ask(np.stack([array(o) for o in part])) for part in chunked(opened, 16)])
+
+def check_onnx(weights):
+    "Raise `ImportError` where the packages for ONNX are missing, `ValueError` where `weights` is no key of `WEIGHTS`"
+    if weights not in WEIGHTS: raise ValueError(f"weights={weights!r} is not known: use one of {', '.join(WEIGHTS)}")
+    try: import onnxruntime, onnxscript
+    except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
+
+def onnx_of(
+    model, # A trained `Learner`, or a `Classifier`
+    weights:str='float32', # A key of `WEIGHTS`
+    pictures=None, # To compare on; by default those at hand
+    fits:bool=True, # Does the graph take pictures of all sizes?
+) -> tuple: # ONNX model, `Agreement`
+    "The model as ONNX, which agrees with it"
+    check_onnx(weights)
+    c,opened = as_classifier(model),opened_pictures(model, pictures)
+    if not fits: opened = [c.opener(o) for o in opened]
+    ours,proto = c.predict_proba(opened),_proto(c, fits)
+    for bits in {'float32':(32,), 'int16':(16,), 'int8':(8, 12)}[weights]:
+        made = proto if bits == 32 else compacted(proto, bits)
+        agreement = _agreement(ours, _answers(made, c, opened, fits))
+        if agreement.good: return made,agreement
+    raise ValueError(f'As ONNX with weights={weights!r} this model would give {agreement.differing} of {agreement.pictures} pictures '
+                     'another class (at most 1 of 500 may have one), so nothing is written: '
+                     + ('use int16' if weights == 'int8' else 'this is a mistake of cnnfast, please report it'))
+
+# %% ../../nbs/saving/02_export.ipynb #8a8d1de9
 def export_onnx(
     learn, # A trained `Learner`, or a `Classifier`
     path, # Where to; ends in .onnx
+    weights:str='float32', # 'float32'; 'int16': half of the size; 'int8': a quarter, or 0.4 where that would not agree
+    pictures=None, # To compare on: a folder, files, …; by default those at hand
 ) -> Path: # `path`
-    "Write the model as ONNX: pictures 0 to 255 in, probabilities out"
-    try: import onnxscript
-    except ImportError: raise ImportError(f'ONNX needs packages of its own: {install_extra("onnx")}') from None
+    "Write the model as ONNX: pictures 0 to 255 of any size in, probabilities out; it agrees with the model"
+    made,agreement = onnx_of(learn, weights, pictures)
     c,path = as_classifier(learn),Path(path)
-    model,training,device,x = _WholeModel(c).eval(),c.model.training,c.device,torch.zeros(2, c.channels, c.size, c.size)
-    try:
-        c.model.to('cpu') # what is written is the same
-        with warnings.catch_warnings(), whole_file(path) as f, _known_layers(model):
-            warnings.simplefilter('ignore')
-            torch.onnx.export(model, (x,), f, input_names=['pictures'], output_names=['probabilities'],
-                              dynamic_shapes=({0:torch.export.Dim('n')},), dynamo=True, external_data=False, verbose=False)
-    except torch.onnx.OnnxExporterError as e: raise ValueError(_said(e, model, x)) from None
-    finally: c.model.to(device).train(training)
+    facts = dict(classes=json.dumps(c.classes, ensure_ascii=False), size=str(c.size), resize=c.resize, weights=weights,
+                 agreement=str(agreement), input='upright pictures (n,channels,height,width), RGB or grey, 0 to 255, of any size: '
+                                                 'the graph scales and normalises them')
+    for k,o in facts.items(): made.metadata_props.add(key=k, value=o)
+    with whole_file(path) as f: f.write_bytes(made.SerializeToString())
     return path

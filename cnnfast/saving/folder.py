@@ -16,8 +16,9 @@ from ..core.disk import check_absent, whole_folder
 from ..core.devices import check_device
 from ..core.processes import is_first
 from ..data.pictures import RESIZE, OpenPicture
-from ..data.augmentation import FlipLR, StandardizePicture
+from ..data.augmentation import FlipLR, standardized
 from ..data.loading import find_normalization, find_opener
+from ..data.examples import pick_examples, read_examples, write_examples
 from ..models.weights import read_weights, write_weights
 from ..models.pretrained import build_model, check_architecture, is_side
 
@@ -35,6 +36,7 @@ class SavedModel:
     flip:bool=False # Were pictures mirrored in training?
     metrics:dict=field(default_factory=dict) # name -> value
     versions:dict=field(default_factory=dict) # package -> version, of the training
+    folder:Path=None # Where it was loaded from
 
     check_architecture = staticmethod(check_architecture)
     @property
@@ -45,7 +47,7 @@ class SavedModel:
     def normalized(self, x): # Pictures (N,C,H,W), 0 to 255 -> what the model takes
         x = x.float()/255
         if self.normalize is None: return x
-        if self.normalize == 'picture': return StandardizePicture()(TensorImage(x)).as_subclass(Tensor)
+        if self.normalize == 'picture': return standardized(x)
         mean,std = [torch.tensor(self.normalize[k], device=x.device)[None,:,None,None] for k in ('mean', 'std')]
         return (x-mean)/std
 
@@ -194,14 +196,27 @@ def save_model(
     learn, # A trained `Learner`, or what `load_model` gave
     folder, # Where to; it must not exist
     metrics:dict=None, # What is known of the model, like `evaluate(learn).metrics`
+    examples:int=0, # So many pictures of valid go with it, to try it on (`pick_examples`)
 ) -> Path: # `folder`
     "Write the model as a folder; it appears when it is whole"
     folder,kind = Path(folder),_class_of(getattr(learn, 'kind', 'classifier'))
     if not is_first(): return folder # one of several processes writes
     check_absent(folder, 'choose another folder, or remove it')
     model = learn if isinstance(learn, kind) else kind.of(learn)
-    with whole_folder(folder) as part: model.write(part, metrics)
+    with whole_folder(folder) as part:
+        model.write(part, metrics)
+        write_examples(examples_of(learn, examples), part)
     return folder
+
+# %% ../../nbs/saving/00_folder.ipynb #4be5b179
+def examples_of(
+    learn, # A `Learner`, or what `load_model` gave
+    n:int, # How many, at most
+) -> list: # Of `Example`
+    "Pictures to try the model on; none where it has none"
+    if not n: return []
+    if folder := getattr(learn, 'folder', None): return read_examples(folder)[:n]
+    return pick_examples(dls, n) if (dls := getattr(learn, 'dls', None)) else []
 
 # %% ../../nbs/saving/00_folder.ipynb #15e7138e
 def _check_shapes(model, path):
@@ -235,7 +250,8 @@ def load(cls:SavedModel, folder, config, device=None):
     except Exception as e:
         why = ' '.join(str(e).split())[:200]
         raise ValueError(f'{folder} does not hold the model that its config.json describes ({why})') from None
-    return cls(model.eval().to(device or default_device()), **{k:config[k] for k in _FIELDS if k in config}) # older versions lack some
+    fields = {k:config[k] for k in _FIELDS if k in config} # older versions lack some
+    return cls(model.eval().to(device or default_device()), **fields, folder=Path(folder))
 
 # %% ../../nbs/saving/00_folder.ipynb #fe46752c
 def load_model(

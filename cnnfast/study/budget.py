@@ -184,7 +184,7 @@ def _planned(out, name, make):
     return {k:Recipe(**o) for k,o in known[name].items()}
 
 # %% ../../nbs/study/09_budget.ipynb #c933dd2b
-@recorded(given=['data'], without=['out', 'resume', 'verbose'])
+@recorded(given=['data'], without=['out', 'resume', 'verbose', 'try_it'])
 def fit(
     data, # An `ImageData` of photographs
     minutes:float=10, # How long it may take, report included
@@ -192,6 +192,7 @@ def fit(
     resume:bool=False, # Go on with what is in `out`?
     seed:int=0,
     verbose:bool=True, # Print the plan, and a line for each run?
+    try_it:bool=None, # Put the best model into the report, to try it? None: where nothing has to be downloaded for it
     **kwargs, # For `data.dataloaders`: `device`, `augment`, …
 ) -> Comparison: # `learner` is the best model
     "The best model for photographs that so many minutes can give: probes, and fine-tuning from the best of them"
@@ -217,7 +218,7 @@ def fit(
     trials[0].cbs = [EndInTime(clock.end - _report_seconds(data, 1/res.runs[0].pictures_per_second))]
     if tuned: res = run_all({**probes, **tuned}, trials, data, out, verbose, res)
     res.notes = [f'Planned for {minutes:g} minutes.', *notes, 'No network was trained from scratch: it needs longer for less.']
-    if out: write_report(res, out/'report.html')
+    if out: write_report(res, out/'report.html', try_it=try_it)
     return res
 
 @patch(as_prop=True)

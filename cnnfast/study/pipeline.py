@@ -219,7 +219,7 @@ def _save_final(res, folder):
     folds_ensemble(best).save(folder, best.evaluation.metrics)
 
 # %% ../../nbs/study/08_pipeline.ipynb #b9bec4ef
-@recorded(given=['data'], without=['out', 'resume', 'verbose'])
+@recorded(given=['data'], without=['out', 'resume', 'verbose', 'try_it'])
 def compare(
     data, # An `ImageData`; or {name: `ImageData`}, several of the same classes and test pictures, the first of which judges (`alike`)
     models=None, # Names, also of `VARIANTS`, or `Recipe`s; or {title: name or `Recipe`}; by default `default_models`
@@ -237,6 +237,7 @@ def compare(
     autoencoder:bool=False, # Train autoencoders on the best model, too (`Comparison.autoencode`)?
     verbose:bool=True, # Print a line for each run?
     allow_seen:bool=False, # Compare pretrained models that have seen these pictures, too?
+    try_it:bool=None, # Put the best model into the report, to try it? None: where nothing has to be downloaded for it
     **kwargs, # For `data.dataloaders`: `device`, `augment`, `in_memory`, …
 ) -> Comparison:
     "Train each of `models` on `data` (on each of them, where there are several), once per seed, and compare them on the test split"
@@ -265,5 +266,5 @@ def compare(
     if len(datas) > 1: res.datas = datas
     if autoencoder: res.autoencode(out=out and out/'autoencoder')
     if folds is not None and out is not None and is_first(): _save_final(res, out/'final')
-    if out is not None: firsts(lambda: write_report(res, out/'report.html') and None)
+    if out is not None: firsts(lambda: write_report(res, out/'report.html', try_it=try_it) and None)
     return res

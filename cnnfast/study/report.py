@@ -24,6 +24,8 @@ from ..interpretation.filters import first_filters, has_filters, plot_filters, p
 from ..interpretation.maps import plot_maps
 from ..interpretation.embeddings import plot_embeddings
 from ..interpretation.architecture import layer_table, plot_architecture
+from ..saving.card import of_evaluations
+from ..saving.page import page_at_hand, page_within
 from ..ensembling import contributions # Ensemble.table, …
 from ..autoencoder.reconstruction import reconstruction_scores, show_masks
 from ..autoencoder.latents import plot_nearest, plot_walk
@@ -226,6 +228,17 @@ def _autoencoder_section(name, ae, split):
     scores = reconstruction_scores(ae, split).rename(columns=dict(psnr='PSNR (dB)', ssim='SSIM', iou='IoU of the maps'))
     return dict(name=name, says=says, figures=figures, scores=_table(scores, float_format='{:.3f}'.format, na_rep='undefined'))
 
+# %% ../../nbs/study/04_report.ipynb #33ea9321
+LARGEST = 25 # MB, of a report with the model inside
+
+def _trial(c, run, path, try_it, used): # used: MB of the report without it
+    "The page of the best model, or how to make it"
+    folder = Path(run.title)/f'seed-{run.seed}'
+    folder = folder if (path.parent/folder).exists() else 'FOLDER-OF-THE-MODEL'
+    if not try_it and not page_at_hand(): return dict(model=run.title, how=f'cnnfast page {folder} --out model.html')
+    facts = dict(of_evaluations(run.own_evaluation, run.valid), data=run.data or c.data.name)
+    return dict(model=run.title, page=Markup(page_within(run.learn, facts, LARGEST-used)))
+
 # %% ../../nbs/study/04_report.ipynb #96b92b5b
 def _main_table(c): # what is remarkable of some models stands below it
     return _table(c.show_table().rename_axis(None).drop(columns=['pretrained on', 'batches'], errors='ignore'), 'bars cards')
@@ -252,6 +265,7 @@ def write_report(
     comparison, # A `Comparison`
     path, # Where to: an .html file
     title:str=None, # By default names the data and the number of models
+    try_it:bool=None, # Put the best model into the page, to try it? None: where nothing has to be downloaded for it
 ) -> Path: # `path`
     "Write the comparison as one self-contained HTML file"
     c,firsts = comparison,[comparison.of(t)[0] for t in comparison.table.index]
@@ -261,7 +275,7 @@ def write_report(
         finally: leave(run.learn)
     from jinja2 import Environment, PackageLoader
     template = Environment(loader=PackageLoader('cnnfast', 'study'), autoescape=True).get_template('report.html')
-    page = template.render(
+    parts = dict(
         title=title or f'{c.data.name}: {n} model{"s"*(n > 1)} compared',
         made=' '.join([f'made with cnnfast on {time.strftime("%Y-%m-%d")}', *(f'(models trained on {o})' for o in _machines(c))]),
         conclusion=_part('conclusion', conclusion, c), notes=c.notes,
@@ -273,6 +287,10 @@ def write_report(
         autoencoders=[_part(f'autoencoder {k}', _autoencoder_section, k, o, c.split) for k,o in c.autoencoders.items()], split=c.split,
         summary=repr(c.data), datas=[_part('data', _data_section, k, o, o is c.data) for k,o in c.datas.items()],
         models=[section(o) for o in firsts], titles=[o.title for o in firsts])
+    page = template.render(**parts)
+    if try_it or try_it is None:
+        trial = _part('the page to try it', _trial, c, firsts[0], Path(path), try_it, len(page.encode())/10**6)
+        page = template.render(**parts, trial=trial)
     with whole_file(path) as f: f.write_text(page, encoding='utf-8')
     return Path(path)
 
@@ -281,6 +299,7 @@ def write_report(
 def report(self:Comparison,
     path='report.html', # Where to
     title:str=None, # By default names the data and the number of models
+    try_it:bool=None, # Put the best model into the page, to try it? None: where nothing has to be downloaded for it
 ) -> Path: # `path`
     "Write the comparison as one self-contained HTML file"
-    return write_report(self, path, title)
+    return write_report(self, path, title, try_it)

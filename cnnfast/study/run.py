@@ -17,12 +17,14 @@ from ..core.devices import PeakMemory, batch_in_words, device_name, in_a_sentenc
 from ..core.processes import everyones, n_processes
 from ..data.augmentation import BatchTransform
 from ..data.loading import find_normalization, find_opener
+from ..data.examples import pick_examples, write_examples
 from ..models.scratch import n_params
 from ..training.optimizers import FusedAdam
 from ..training.callbacks import EpochLog, reused_memory
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
 from ..evaluation.metrics import Evaluation, evaluate
 from ..saving.folder import as_classifier, load_model, write_model
+from ..saving.card import unsure_below
 from .recipe import Recipe, default_epochs
 
 # %% ../../nbs/study/01_run.ipynb #d793218d
@@ -263,15 +265,16 @@ def save_run(
     folder, # Where to
     data, # The `ImageData`
 ):
-    "Write the model (see `save_model`), its history and its metrics; the folder appears when it is whole"
+    "Write the model (see `save_model`), its history, its metrics and some examples; the folder appears when it is whole"
     ev = r.evaluation
     metrics = dict(split=ev.split, machine=r.machine, batches=r.batches, **r.row,
-                   per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
+                   per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist(), unsure_below=unsure_below(r.valid))
     with whole_folder(folder) as part:
         write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part,
                     **_training_facts(r.recipe, r.learn, r.seed, data, r.halved))
         (part/'metrics.json').write_text(json.dumps(metrics, indent=1, default=float))
         r.history.to_csv(part/'history.csv', index=False)
+        write_examples(pick_examples(r.learn.dls), part)
 
 # %% ../../nbs/study/01_run.ipynb #85f34c07
 def load_run(
