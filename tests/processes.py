@@ -1,4 +1,4 @@
-"Trainings that several processes share; `torchrun --nproc_per_node 2 tests/processes.py FOLDER` runs them all, `test_processes.py` one alone"
+"Trainings that several processes share: `torchrun --nproc_per_node 2 tests/processes.py FOLDER` runs them all"
 import json, os, signal, sys
 from pathlib import Path
 from cnnfast import *
@@ -44,7 +44,8 @@ def trained(name, epochs=5):
     data = sample()
     if name == 'balanced': data = data.balance('weighted')
     dls = data.dataloaders(**{'bs':50, 'augment':False, **loaders})
-    learn = scratch_learner(dls, model if isinstance(model, str) else model(), seed=0, **{**kwargs, 'cbs':[*kwargs.get('cbs', []), Double()]})
+    model = model if isinstance(model, str) else model()
+    learn = scratch_learner(dls, model, seed=0, **{**kwargs, 'cbs':[*kwargs.get('cbs', []), Double()]})
     learn.model.double()
     learn.recorder.train_metrics = True
     learn.metrics = [accuracy, F1Score(average='macro')]

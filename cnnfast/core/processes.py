@@ -77,8 +77,8 @@ def others_may_end():
     try: yield
     except RuntimeError as e:
         if not are_joined() or not re.search(_LOST, str(e)): raise
-        raise ConnectionError(f'Another of the {n_processes()} processes has ended, so this one ends, too. What a checkpoint has kept stands: '
-                              'start as many processes again, and resume') from None
+        raise ConnectionError(f'Another of the {n_processes()} processes has ended, so this one ends, too. What a checkpoint has kept '
+                              'stands: start as many processes again, and resume') from None
 
 def speaks_first() -> bool:
     "Is this the first of the processes to report an error? Each process asks once"

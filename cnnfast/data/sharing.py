@@ -34,7 +34,8 @@ def share(
     "Let `dl` give what this process takes"
     if 'before_sharing' in vars(dl): return
     r,k = rank(),n_processes()
-    if in_training and dl.bs < k: raise ValueError(f'bs={dl.bs} is too small for {k} processes: give {k} or more, so that each has a picture')
+    if in_training and dl.bs < k:
+        raise ValueError(f'bs={dl.bs} is too small for {k} processes: give {k} or more, so that each has a picture')
     dl.before_sharing = {o:vars(dl).get(o) for o in ('bs', 'n', 'get_idxs')}
     bs,last,own = (dl.bs, dl.drop_last, dl.get_idxs) if in_training else (None, False, dl.get_idxs)
     dl.own_part = partial(own_positions, bs=bs, drop_last=last, rank=r, n_processes=k)

@@ -241,11 +241,11 @@ def compare(
     **kwargs, # For `data.dataloaders`: `device`, `augment`, `in_memory`, …
 ) -> Comparison:
     "Train each of `models` on `data` (on each of them, where there are several), once per seed, and compare them on the test split"
-    join_processes(is_cpu(kwargs.get('device') or default_device()))
     datas = alike(data)
     data = next(iter(datas.values()))
     _check_known(kwargs, data.dataloaders)
     check_device(kwargs.get('device'))
+    join_processes(is_cpu(kwargs.get('device') or default_device()))
     recipes = _recipes(default_models(data) if models is None else models, data, epochs, weights, pretrained, lr=lr, patience=patience)
     for o in recipes.values(): _check_loaders(o, data, dls)
     if not allow_seen: _check_seen(recipes, data)
@@ -256,7 +256,8 @@ def compare(
     if len(datas) > 1: _check_several(dls, folds); bs = bs or default_bs(min(len(o.splits['train']) for o in datas.values()))
     if folds is not None: _check_folds(dls, patience, autoencoder)
     trials = [_trials(o, seeds, folds, dls, bs, kwargs, k, data) for k,o in datas.items()]
-    if verbose and is_first() and data.kept and dls is None: print(f"Pixels a side: {', '.join(f'{k} {o.size}' for k,o in recipes.items())}.")
+    if verbose and is_first() and data.kept and dls is None:
+        print(f"Pixels a side: {', '.join(f'{k} {o.size}' for k,o in recipes.items())}.")
     _check_models(recipes, trials[0][0].loaders, seeds[0], autoencoder, out is not None)
     if out is not None:
         out = Path(out)

@@ -100,7 +100,8 @@ def _callback_settings(cb):
 def _run_settings(learn):
     "What must be the same for a training to go on"
     name,hypers = getattr(learn, 'model_name', type(learn.model).__name__),learn.opt.hypers
-    res = {'epochs':learn.n_epoch, 'processes':n_processes() if are_joined() else 1, 'model':f'{name} of {n_params(learn.model):,} parameters',
+    res = {'epochs':learn.n_epoch, 'processes':n_processes() if are_joined() else 1,
+           'model':f'{name} of {n_params(learn.model):,} parameters',
            'weights':[f'{k} {tuple(v.shape)}' for k,v in learn.model.state_dict().items()],
            'loss':type(learn.loss_func).__name__, 'optimiser':sorted(hypers[0]),
            'rates':[h['lr'] for h in hypers], 'weight decay':[h.get('wd') for h in hypers], **_data_settings(learn.dls)}
@@ -153,8 +154,8 @@ def save(self:Checkpoint, epochs):
     self.last = now
     if getattr(learn, 'scaler', None) is not None: self._scaler = learn.scaler.state_dict() # after the fit it is gone
     state = dict(fit=self.nth, epochs=epochs, settings=self.now, model=get_model(learn.model).state_dict(), opt=learn.opt.state_dict(),
-                 train_iter=learn.train_iter, random=everyones(random_state(learn.dls)), callbacks=[callback_state(o) for o in _watched(learn)],
-                 scaler=self._scaler)
+                 train_iter=learn.train_iter, random=everyones(random_state(learn.dls)), scaler=self._scaler,
+                 callbacks=[callback_state(o) for o in _watched(learn)])
     firsts(lambda: write_state(state, self.path))
 
 @patch

@@ -108,7 +108,8 @@ class ShareTraining(TrainingCallback):
         self._handles = share_norms(self._bare) if self.sync_bn else []
         self.recorder.smooth_loss.__class__ = _SmoothLoss
         ids = None if is_cpu(device) else [device.index]
-        sync = first(inspect.signature(DistributedDataParallel).parameters.keys() & {'forward_sync_buffers'}) or 'broadcast_buffers' # its older name
+        known = inspect.signature(DistributedDataParallel).parameters
+        sync = 'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers' # its older name
         self.learn.model = DistributedDataParallel(self._bare, device_ids=ids, **{sync:False, **self.kwargs})
 
     def after_loss(self):
