@@ -48,7 +48,7 @@ def fake_run(title, seed, right_on_valid, right_on_test, n=100):
                train_seconds=1., pictures_per_second=1., peak_memory_mb=1.)
     history = pd.DataFrame(dict(epoch=[0], train_accuracy=[0.9], valid_accuracy=[right_on_valid/n]))
     return SimpleNamespace(title=title, seed=seed, evaluation=test, valid=valid, row=row, recipe=Recipe('cnn'), history=history,
-                           folds=None, data='', times=f'seed {seed}')
+                           folds=None, data='', times=f'seed {seed}', halved=None)
 
 def test_winner_is_chosen_on_valid():
     "The one that is best on valid, over seeds, though another is ahead on test; and that is said"

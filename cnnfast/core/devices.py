@@ -51,8 +51,8 @@ def check_device(
     try: is_cpu(device) or torch.empty(1, device=device)
     except RuntimeError as e:
         if ran_out(e):
-            raise MemoryError(f'{what}: its memory is full: see what else runs on it, or use another: '
-                              f'{shortlist(devices_here())}') from None
+            others = shortlist(devices_here())
+            raise MemoryError(f'{what}: its memory is full: see what else runs on it, or use another: {others}') from None
         raise ValueError(f'{what} cannot be used: {str(e).splitlines()[0]}') from None
     return device
 
