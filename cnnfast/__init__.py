@@ -10,9 +10,9 @@ if 'torch' not in sys.modules: # threads that spin while they wait would slow do
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
-    'core': ('text', 'disk', 'plotting', 'devices', 'code'),
+    'core': ('text', 'disk', 'plotting', 'devices', 'code', 'rows'),
     'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'photographs',
-             'loading', 'inspection', 'distribution'),
+             'loading', 'inspection', 'distribution', 'beyond_memory'),
     'models': ('scratch', 'weights', 'shipped', 'pretrained'),
     'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
