@@ -10,9 +10,9 @@ if 'torch' not in sys.modules: # threads that spin while they wait would slow do
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 _topics = { # the map: a topic imports only from those above it, a module only from those before it in its topic
-    'core': ('text', 'disk', 'plotting', 'devices', 'code', 'processes'),
+    'core': ('text', 'disk', 'plotting', 'devices', 'code', 'processes', 'rows'),
     'data': ('download', 'pictures', 'splits', 'dataset', 'selection', 'folders', 'standard_sets', 'store', 'augmentation', 'photographs',
-             'loading', 'inspection', 'distribution', 'examples', 'sharing'),
+             'loading', 'inspection', 'distribution', 'examples', 'sharing', 'beyond_memory'),
     'models': ('scratch', 'weights', 'shipped', 'pretrained'),
     'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe', 'distributed'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),

@@ -287,17 +287,6 @@ def test_hundred_megapixels_stay_in_bounds(odd, tmp_path):
     assert res.returncode == 0, res.stderr
     assert int(res.stdout.split()[-1]) < 400
 
-def test_beyond_memory(data):
-    "Read from the decoded copy on disk, ahead of the model: the same batches"
-    data = data.new(size=64)
-    def batches(**kwargs):
-        dls = data.dataloaders(bs=8, augment=False, **kwargs)
-        dls.train.rng.seed(0)
-        return dls.train.store.mapped,list(dls.train),list(dls.valid)
-    (no,a,b),(yes,c,d) = batches(),batches(budget=1e-6)
-    assert yes and not no
-    for (x,y),(u,v) in zip(a+b, c+d): assert torch.equal(x, u) and torch.equal(y, v)
-
 def features(learn, monkeypatch):
     "The features of valid, and how many pictures were looked at for them"
     from cnnfast.training import probe as module

@@ -100,7 +100,7 @@ def _near_pairs(x, std, get, size, radius, k=9):
     return pairs[alike.numpy() > 0.7]
 
 # %% ../../nbs/data/11_inspection.ipynb #890148fd
-def _look_at(data, in_memory, cache):
+def _look_at(data, in_memory, cache, store=None):
     """Digest (N,), look (N,D), its deviation (N,) and the range of samples within a channel (N,) of every picture,
     {position: reason} of the unreadable, and a function that gets pictures"""
     opener,parts = data.keeper,[]
@@ -109,6 +109,10 @@ def _look_at(data, in_memory, cache):
         pics,_,bad,_ = data.decoded(cache=cache)
         for i in with_progress(range(0, len(pics), 1024), 'looking'): put(pics[i:i+1024])
         get = pics.__getitem__
+    elif store: # what is decoded here need not be in training
+        for i in with_progress(range(0, len(store), 1024), 'looking'): put(store.read(np.arange(i, min(i+1024, len(store)))))
+        store.flush()
+        bad,get = store.bad,store.read
     else:
         _,bad,_ = decode_pictures(data.items, opener, put)
         def get(idx):
@@ -220,7 +224,9 @@ def check(self:ImageData,
     cache:bool=True, # Keep decoded pictures on disk for the next start?
 ) -> DataCheck:
     "Unreadable and blank pictures, duplicates within and across splits, and classes too small to split"
-    digests,x,std,spread,bad,get = _look_at(self, goes_in_memory(self, in_memory=in_memory, budget=budget), cache)
+    kept = goes_in_memory(self, in_memory=in_memory, budget=budget)
+    store = None if kept or in_memory is False else self.beyond_memory(cache)
+    digests,x,std,spread,bad,get = _look_at(self, kept, cache, store)
     used = np.unique(np.concatenate(list(self.splits.values())))
     unreadable = {int(i):bad[i] for i in used if i in bad}
     seen = np.setdiff1d(used, list(unreadable))

@@ -80,15 +80,30 @@ class Picture:
 
 # %% ../../nbs/data/01_pictures.ipynb #9df8f83e
 class FilePaths:
-    "Paths, kept as strings and made when asked for: a million of them take a fraction of the memory and time"
-    def __init__(self, names): self.names = np.asarray(names, dtype=object)
+    "Paths, kept as one text and made when asked for: a million of them take a fraction of the memory and time"
+    def __init__(self, names):
+        names = list(names)
+        self.text,n = os.fsencode('\n'.join(names)),np.fromiter(map(len, names), np.int64, len(names))
+        if len(self.text) != n.sum() + max(0, len(n)-1): n = np.array([len(os.fsencode(o)) for o in names])
+        self.ends = np.cumsum(n+1)-1
+        self.starts = self.ends-n
     @property
     def iloc(self): return self # fastai keeps what has `iloc` as it is, and takes subsets by it
-    def __len__(self): return len(self.names)
-    def __iter__(self): return map(Path, self.names)
+    @property
+    def names(self): # all of them, as an array of strings, made anew
+        return np.array([self._name(i) for i in range(len(self))], dtype=object)
+    @property
+    def joined(self): # all names, one a line, as bytes
+        whole = len(self) and self.starts[0] == 0 and self.ends[-1] == len(self.text) and (self.starts[1:] == self.ends[:-1]+1).all()
+        return self.text if whole else b'\n'.join(self.text[s:e] for s,e in zip(self.starts, self.ends))
+    def _name(self, i): return os.fsdecode(self.text[self.starts[i]:self.ends[i]])
+    def __len__(self): return len(self.starts)
+    def __iter__(self): return (Path(self._name(i)) for i in range(len(self)))
     def __getitem__(self, i):
-        o = self.names[i]
-        return Path(o) if isinstance(o, str) else FilePaths(o)
+        if np.ndim(self.starts[i]) == 0: return Path(self._name(i))
+        res = copy(self)
+        res.starts,res.ends = self.starts[i],self.ends[i]
+        return res
 
 # %% ../../nbs/data/01_pictures.ipynb #9c774cd5
 def take_items(
@@ -96,7 +111,7 @@ def take_items(
     positions, # Of the items to take
 ):
     "The items at `positions`"
-    return FilePaths(items.names[positions]) if isinstance(items, FilePaths) else [items[int(i)] for i in positions]
+    return items[np.asarray(positions, dtype=np.int64)] if isinstance(items, FilePaths) else [items[int(i)] for i in positions]
 
 # %% ../../nbs/data/01_pictures.ipynb #3d67e45f
 class TensorGrey(TensorImageBW):

@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist
 from ..data.pictures import FilePaths
 from ..data.folders import class_dirs
+from ..data.loading import MemoryDL
 from ..training.checkpoints import pictures_checksum
 from ..saving.folder import Classifier, as_classifier, check_finite, load_model, read_config
 
@@ -86,6 +87,8 @@ def check_classes(name, classes, others, of):
 # %% ../../nbs/ensembling/01_members.ipynb #879c4a0a
 def _same_pictures(a, b):
     "Do two loaders hold the same pictures in the same order?"
+    for o in (a, b):
+        if isinstance(o, MemoryDL): o.settled()
     x,y = a.dataset.items,b.dataset.items
     if isinstance(x, FilePaths) and isinstance(y, FilePaths): return np.array_equal(x.names, y.names)
     return len(x) == len(y) and all(np.array_equal(getattr(i, 'array', i), getattr(j, 'array', j)) for i,j in zip(x, y))

@@ -275,6 +275,8 @@ class KeepMemory(Callback):
         if self.libc: _keep(self.libc)
     def before_train(self):
         if self.libc: self.libc.malloc_trim(0) # other sizes of pictures leave pieces of other sizes
+    def after_batch(self):
+        if self.libc and self.train_iter % 100 == 0: self.libc.malloc_trim(0)
     def after_fit(self):
         if self.libc: _give_back(self.libc)
         self.libc = None # cannot be pickled

@@ -72,7 +72,7 @@ def pictures_checksum(dl) -> int:
     if getattr(dl, 'store', None) is None: # what has been read once is not read again
         if '_checksum' not in vars(dl.dataset): dl.dataset._checksum = _files_checksum(dl.dataset)
         return dl.dataset._checksum
-    rows = np.asarray(dl.rows)
+    rows = np.asarray(getattr(dl, 'given', dl.rows))
     some = dl.store.pics[rows[::max(1, len(rows)//64)]].numpy()
     return zlib.crc32(some.tobytes(), zlib.crc32(np.asarray(dl.store.targs)[rows].tobytes()))
 
@@ -81,8 +81,9 @@ def _data_settings(dls):
     "What tells one set of pictures from another"
     dl = dls.train
     res = {'classes':list(map(str, dls.vocab)) if hasattr(dls, 'vocab') else None, 'batch size':dl.bs,
-           'training pictures':len(dl.dataset), 'validation pictures':len(dls.valid.dataset)}
+           'training pictures':len(dl.dataset), 'validation pictures':len(getattr(dls.valid, 'given', dls.valid.dataset))}
     if getattr(dl, 'store', None) is not None: res['size of pictures'] = '×'.join(map(str, find_opener(dl).shape))
+    if getattr(getattr(dl, 'store', None), 'mapped', False): res['order of pictures'] = 'that of a disk'
     return {**res, 'pictures':pictures_checksum(dl), 'pictures of valid':pictures_checksum(dls.valid),
             'transforms':[str(o) for o in dl.after_batch.fs]}
 

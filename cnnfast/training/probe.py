@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/training/probe.html.md"""
 __all__ = ['probe']
 
 # %% ../../nbs/training/07_probe.ipynb #ca63d25e
-import hashlib, json, time, warnings, zipfile, zlib
+import hashlib, json, time, warnings, zipfile
 from fastai.vision.all import *
 from fastai.callback.mixup import MixHandler
 from ..core.disk import cnnfast_home, whole_file
@@ -70,17 +70,14 @@ def _backbone_hash(learn):
         if not k.startswith(own): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
-def _look(store): # every sixteenth pixel of every picture: where one is another, its features are, too
-    return zlib.crc32(np.ascontiguousarray(store.pics[...,::16,::16].numpy()), zlib.crc32(store.targs.numpy()))
-
 def _place(learn, split):
     "The file of the features of all pictures that the loader of `split` has, how many, and which of them are of the split"
     dl = learn.dls.loaders[find_split(learn.dls, split)[1]]
     opener,store = find_opener(dl),getattr(dl, 'store', None)
-    about = [_look(store) if store else pictures_checksum(dl), opener and (opener.size, opener.n_in, opener.resize), learn.architecture,
+    about = [store.look() if store else pictures_checksum(dl), opener and (opener.size, opener.n_in, opener.resize), learn.architecture,
              find_normalization(learn.dls) == 'picture', _backbone_hash(learn)]
     name = f"{learn.model_name}-{hashlib.blake2b(json.dumps(about).encode(), digest_size=10).hexdigest()}.npz"
-    rows = np.arange(len(dl.dataset)) if store is None else np.asarray(dl.rows)
+    rows = np.arange(len(dl.dataset)) if store is None else np.asarray(dl.settled())
     return cnnfast_home()/'features'/name,len(store.pics) if store else len(rows),rows
 
 def _read(file):

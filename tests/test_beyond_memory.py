@@ -1,0 +1,144 @@
+"More pictures than the memory holds: the same pictures as in memory, whatever happens to the disk, the files, or the process."
+import errno, json, os, subprocess, sys, warnings
+import numpy as np
+import pytest
+import torch
+from cnnfast.core import rows as rows_module
+from cnnfast.core.disk import cnnfast_home
+from cnnfast.data import beyond_memory as module
+from cnnfast.data.folders import image_folder
+from cnnfast.data.loading import split_targets
+from conftest import make_photographs
+
+SMALL = 1e-4 # GB
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv('CNNFAST_HOME', str(tmp_path/'home'))
+    monkeypatch.setattr(module, '_WINDOW', 12*3*96*96); monkeypatch.setattr(module, '_BLOCK', 4*3*96*96) # several of each
+    return make_photographs(tmp_path/'photographs')
+
+def loaders(root, seed=0, **kwargs):
+    dls = image_folder(root, size=96).dataloaders(**{**dict(bs=4, augment=False, budget=SMALL), **kwargs})
+    dls.train.rng.seed(seed)
+    return dls
+
+def seen(dl): return sorted((int(y), *x.flatten()[::997].tolist()) for xb,yb in dl for x,y in zip(xb, yb))
+def spoil(path): path.write_bytes(path.read_bytes()[:2000])
+
+def test_the_same_as_in_memory(root):
+    far,near = loaders(root),loaders(root, budget=10)
+    assert far.train.store.mapped and not near.train.store.mapped
+    for (x,y),(u,v) in zip(far.valid, near.valid): assert torch.equal(x, u) and torch.equal(y, v)
+    train = [o.train.new(drop_last=False) for o in (far, near)]
+    one,two = map(seen, train)
+    assert one == two and len(one) == len(far.train_ds)
+
+@pytest.mark.parametrize('cache', [True, False])
+def test_small_pictures(photos, cache):
+    data = image_folder(photos)
+    far,near = [data.dataloaders(bs=16, augment=False, budget=o, cache=cache) for o in (SMALL, 10)]
+    assert far.train.store.mapped and far.train.store.file.keeps is cache
+    for _ in range(2):
+        for (x,y),(u,v) in zip(far.valid, near.valid): assert torch.equal(x, u) and torch.equal(y, v)
+
+def test_order_belongs_to_the_seed(root):
+    def order(dls): return [y.tolist() + x[:,0,0,0].tolist() for x,y in dls.train]
+    first = order(loaders(root))
+    assert order(loaders(root)) == first and order(loaders(root, seed=1)) != first # filled by now
+    dls = loaders(root)
+    assert order(dls) != order(dls)
+
+def test_unreadable_pictures(root):
+    data = image_folder(root, size=96)
+    bad = {k:data.items[int(data.splits[k][1])] for k in ('train', 'valid')}
+    for o in bad.values(): spoil(o)
+    def pass_over(): # by another process, as it were
+        data = image_folder(root, size=96)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            dls = data.dataloaders(bs=4, augment=False, budget=SMALL)
+            n = len(dls.valid_ds)
+            dls.train.rng.seed(0)
+            batches = [y.tolist() for _,y in dls.train]
+            labels = split_targets(dls.valid)
+            assert sum(len(y) for _,y in dls.valid) == len(labels) == len(dls.valid_ds) == n-1
+        text = ' '.join(str(o.message) for o in said)
+        assert all(text.count(str(o)) == 1 for o in bad.values()) and set(data.left_out) == set(map(str, bad.values()))
+        return batches
+    assert pass_over() == pass_over() # though the second knows before
+
+def test_nothing_readable_is_left(root):
+    data = image_folder(root, size=96)
+    for i in data.splits['valid']: spoil(data.items[int(i)])
+    dls = loaders(root)
+    with pytest.warns(UserWarning, match='cannot be read'), pytest.raises(ValueError, match='no readable picture is left in valid'): list(dls.valid)
+
+def test_disk_gets_full(root, monkeypatch):
+    plain,left = rows_module.RowFile.write,[2]
+    def full(self, *args):
+        left[0] -= 1
+        if left[0] < 0: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        plain(self, *args)
+    monkeypatch.setattr(rows_module.RowFile, 'write', full)
+    with pytest.warns(UserWarning, match='No space left in .*CNNFAST_HOME.*decoded whenever it is needed') as said:
+        dls = loaders(root)
+        got = [seen(dls.train.new(drop_last=False)) for _ in range(2)]
+    assert len(said) == 1
+    monkeypatch.undo()
+    want = seen(loaders(root, budget=10).train.new(drop_last=False))
+    assert got == [want]*2
+
+def test_no_room_from_the_start(root, monkeypatch, capsys):
+    monkeypatch.setattr(module.shutil, 'disk_usage', lambda o: os.times() and type('', (), dict(free=10)))
+    dls = loaders(root)
+    assert 'not kept on disk' in capsys.readouterr().out and len(seen(dls.valid)) == len(dls.valid_ds)
+    assert not list((cnnfast_home()/'pictures').iterdir())
+
+def test_another_version(root, capsys):
+    folder = loaders(root).train.store.file.folder
+    meta = json.loads((folder/'meta.json').read_text())
+    (folder/'meta.json').write_text(json.dumps(dict(meta, format=99)))
+    capsys.readouterr()
+    seen(loaders(root).train)
+    assert f'{folder} is of another version of cnnfast' in capsys.readouterr().out
+    data = image_folder(root, size=96)
+    want,cache = data.decoded()[0].copy(),data._cache_dir()
+    meta = json.loads((cache/'meta.json').read_text())
+    (cache/'meta.json').write_text(json.dumps(dict(meta, format=99)))
+    assert (data.decoded()[0] == want).all() and f'{cache} is of another version' in capsys.readouterr().out
+
+WORKER = '''
+import os, signal, sys, warnings
+from cnnfast import *
+import cnnfast.data.beyond_memory as module
+import zlib
+warnings.simplefilter('ignore'); torch.set_num_threads(1)
+root,home = map(Path, sys.argv[1:])
+module._WINDOW,module._BLOCK = 12*3*96*96,4*3*96*96
+def train(name, kill=None):
+    if pid := os.fork(): return os.waitpid(pid, 0)[1]
+    os.environ['CNNFAST_HOME'] = str(home/name)
+    class Kill(Callback):
+        order = 2000
+        def after_batch(self):
+            if self.training and self.learn.train_iter == kill: os.kill(os.getpid(), signal.SIGKILL)
+    dls = image_folder(root, size=96).dataloaders(bs=4, budget=1e-4)
+    learn = scratch_learner(dls, 'cnn', seed=1, cbs=[Checkpoint(home/f'{name}.safetensors', resume=True), Kill()])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1); learn.fit_one_cycle(2)
+    print(name, zlib.crc32(b''.join(o.numpy().tobytes() for o in learn.model.state_dict().values())), learn.history().round(9).values.tolist(), flush=True)
+    os._exit(0)
+home.mkdir()
+assert train('whole') == 0
+assert train('killed', 3) and train('killed', 12)
+assert train('killed') == 0
+'''
+
+def test_killed_while_the_store_fills(root, tmp_path):
+    "With pictures that cannot be read, in train and in valid, which are found on the way"
+    data = image_folder(root, size=96)
+    for k in ('train', 'valid'): spoil(data.items[int(data.splits[k][2])])
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', WORKER, str(root), str(tmp_path/'homes')], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    whole,killed = [o.split(' ', 1) for o in res.stdout.splitlines() if o.startswith(('whole', 'killed'))]
+    assert whole[1] == killed[1]
