@@ -72,7 +72,8 @@ def test_nothing_readable_is_left(root):
     data = image_folder(root, size=96)
     for i in data.splits['valid']: spoil(data.items[int(i)])
     dls = loaders(root)
-    with pytest.warns(UserWarning, match='cannot be read'), pytest.raises(ValueError, match='no readable picture is left in valid'): list(dls.valid)
+    with pytest.warns(UserWarning, match='cannot be read'), pytest.raises(ValueError, match='no readable picture is left in valid'):
+        list(dls.valid)
 
 def test_disk_gets_full(root, monkeypatch):
     plain,left = rows_module.RowFile.write,[2]
@@ -126,7 +127,8 @@ def train(name, kill=None):
     dls = image_folder(root, size=96).dataloaders(bs=4, budget=1e-4)
     learn = scratch_learner(dls, 'cnn', seed=1, cbs=[Checkpoint(home/f'{name}.safetensors', resume=True), Kill()])
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1); learn.fit_one_cycle(2)
-    print(name, zlib.crc32(b''.join(o.numpy().tobytes() for o in learn.model.state_dict().values())), learn.history().round(9).values.tolist(), flush=True)
+    weights = zlib.crc32(b''.join(o.numpy().tobytes() for o in learn.model.state_dict().values()))
+    print(name, weights, learn.history().round(9).values.tolist(), flush=True)
     os._exit(0)
 home.mkdir()
 assert train('whole') == 0
