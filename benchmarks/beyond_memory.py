@@ -2,9 +2,11 @@
 
     python benchmarks/beyond_memory.py --photos intel-scenes/train hymenoptera/train [--folder DIR] [--n 100000]
 
-Makes `--n` JPEG pictures (about 19 KB each) from the photographs in class folders below `--photos`: pieces, mirrored or not, in other colours, with
-grain, the shorter side 160 pixels. They and what is decoded lie in `--folder`, by default a temporary one, which needs 10 GB for 100,000 pictures.
-Each part runs in a process of its own, so that its start and its peak memory are its own. `--parts` names some of them; `make` and `first` come first.
+Makes `--n` JPEG pictures (about 19 KB each) from the photographs in class folders below `--photos`: pieces,
+mirrored or not, in other colours, with grain, the shorter side 160 pixels. They and what is decoded lie in `--folder`, by default
+a temporary one, which needs 10 GB for 100,000 pictures.
+Each part runs in a process of its own, so that its start and its peak memory are its own.
+`--parts` names some of them; `make` and `first` come first.
 """
 import argparse, contextlib, io, json, multiprocessing, os, platform, resource, shutil, signal, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -18,7 +20,8 @@ parser.add_argument('--folder', type=Path, help='where everything is written; by
 parser.add_argument('--n', type=int, default=100_000, help='how many pictures')
 parser.add_argument('--budget', type=float, default=2, help='GB of memory that decoded pictures may take')
 parser.add_argument('--rounds', type=int, default=3, help='how often each loader trains for the comparison of speeds')
-parser.add_argument('--batches', type=int, default=150, help='batches of 64 that are timed; the training that is killed has a tenth in each epoch')
+parser.add_argument('--batches', type=int, default=150,
+                    help='batches of 64 that are timed; the training that is killed has a tenth in each epoch')
 parser.add_argument('--parts', nargs='+', default=PARTS, choices=PARTS)
 parser.add_argument('--part', help=argparse.SUPPRESS)
 args = parser.parse_args()
@@ -102,7 +105,8 @@ import warnings, zlib
 def small_cnn(n_out):
     "Four convolutions, each of which halves the sides"
     def layer(i, o): return nn.Sequential(nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True))
-    return nn.Sequential(layer(3, 16), layer(16, 32), layer(32, 64), layer(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
+    convs = [layer(3, 16), layer(16, 32), layer(32, 64), layer(64, 64)]
+    return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
 
 def say(what): print(f'{args.part:8} {what}', flush=True)
 def peak_gb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20
@@ -154,8 +158,10 @@ def begin(n=math.inf):
 def first():
     "The first start: nothing is decoded"
     data,speed = begin(args.batches)
-    say(f'a million pictures, by arithmetic: files {data.stamps[:,0].mean()*1e6/2**30:.0f} GB, decoded {math.prod(data.keeper.shape)*3e6/2**30:.0f} GB, '
-        f'names {len(data.items.text)/len(data.items)*1e6/2**20:.0f} MB, columns beside the pictures {(4+48+1+8+1+1+16+8+16)*1e6/2**20:.0f} MB, '
+    say(f'a million pictures, by arithmetic: files {data.stamps[:,0].mean()*1e6/2**30:.0f} GB, '
+        f'decoded {math.prod(data.keeper.shape)*3e6/2**30:.0f} GB, '
+        f'names {len(data.items.text)/len(data.items)*1e6/2**20:.0f} MB, '
+        f'columns beside the pictures {(4+48+1+8+1+1+16+8+16)*1e6/2**20:.0f} MB, '
         f'scan {1e6/len(data.items):.0f} times as long, first epoch {700_000/speed.rate/60:.0f} minutes')
 
 def compare_speeds():
@@ -214,5 +220,6 @@ def orders():
         for k,f in ways.items(): rates[k].append(f())
     for k,v in rates.items(): say(f'{k}: {statistics.median(v):,.0f} pictures/s ({min(v):,.0f} to {max(v):,.0f})')
 
-print(f'{args.part}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}', flush=True)
+print(f'{args.part}: {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, '
+      f'Python {platform.python_version()}', flush=True)
 dict(first=first, epoch=begin, second=lambda: begin(args.batches), speed=compare_speeds, train=train, order=orders)[args.part]()
