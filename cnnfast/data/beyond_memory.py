@@ -14,6 +14,7 @@ from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import is_full
 from ..core.devices import is_cpu
+from ..core.processes import n_processes
 from ..core.rows import ABSENT, BAD, RowFile, THERE, ahead, block_order, own_pages, read_rows
 from .pictures import FilePaths, OpenSquished, take_items
 from .dataset import ImageData
@@ -215,8 +216,9 @@ class DiskDL(MemoryDL):
 DiskStore.loader = DiskDL
 
 @patch
-def beyond_memory(self:ImageData, cache=True): # None where they are no files
+def beyond_memory(self:ImageData, cache=True): # None where they are no files, and for several processes
     "A `DiskStore` of the pictures"
+    if n_processes() > 1: return None # they would write to one file: each reads its pictures from theirs
     return DiskStore(self, cache) if isinstance(self.items, FilePaths) else None
 
 # %% ../../nbs/data/15_beyond_memory.ipynb #3dba222b
