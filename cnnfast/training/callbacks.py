@@ -157,10 +157,8 @@ class StopAtNaN(TrainingCallback):
     def before_train(self):
         super().before_train()
         self._weights,self._losses,self._rates,self._sum = _copy(get_model(self.model)),[],[],None
-    def after_loss(self):
-        if not hasattr(self.learn, 'share_training'): self._look()
-    def before_step(self):
-        if hasattr(self.learn, 'share_training'): self._look() # now all processes know the loss of all
+    def after_loss(self): return None if hasattr(self.learn, 'share_training') else self._look()
+    def before_step(self): return self._look() if hasattr(self.learn, 'share_training') else None # by now all know the loss of all
     def _look(self):
         if not (self.training and self.training_now): return
         loss,lr = self.loss.detach().as_subclass(Tensor),self.opt.hypers[-1]['lr']
