@@ -136,7 +136,7 @@ def compacted(
         if o.data_type != 1 or n is None or n.op_type not in ('Conv', 'Gemm', 'MatMul') or len(o.dims) < 2: numbers.append(o); continue
         facts,w = {a.name:a.i for a in n.attribute},numpy_helper.to_array(o)
         axis = 0 if n.op_type == 'Conv' or facts.get('transB') else w.ndim-1
-        more,of_them = _in_bits(w, 16 if facts.get('group', 1) > 1 else bits, axis, o.name)
+        more,of_them = _in_bits(w, 16 if facts.get('group', 1) > 1 and bits == 8 else bits, axis, o.name)
         nodes += more; numbers += of_them
     nodes += new.graph.node
     for field,what in (('node', nodes), ('initializer', numbers)):
