@@ -13,7 +13,7 @@ from cnnfast import *
 from cnnfast.saving.export import compacted, onnx_of
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-for o in ('cifar', 'scenes', 'photographs'): parser.add_argument(f'--{o}', required=True, help='on disk: a folder or an archive')
+for o in ('--cifar', '--scenes', '--photographs'): parser.add_argument(o, required=True, help='on disk: a folder or an archive')
 parser.add_argument('--runtime', help='the npm package onnxruntime-web, unpacked; by default the two files are downloaded')
 parser.add_argument('--work', help='a folder for the models, which are trained once; by default a temporary one')
 parser.add_argument('--pictures', type=int, default=1000)

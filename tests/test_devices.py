@@ -318,7 +318,7 @@ def test_halved_once(few, little, tmp_path, capsys, monkeypatch):
     page = (tmp_path/'out'/'report.html').read_text()
     assert 'cnn was trained in batches of 16 instead of 32, for which there was no memory, so that like is not compared with like.' in page
     assert page.count('16 instead of 32') == 2 and not list((tmp_path/'out').rglob('.*')) # the table's note, and how it was trained
-    monkeypatch.setattr('cnnfast.study.pipeline.write_report', lambda *_: None)
+    monkeypatch.setattr('cnnfast.study.pipeline.write_report', lambda *_, **kwargs: None)
     again = compare(few, ['ann', 'cnn'], epochs=2, seeds=1, bs=32, out=tmp_path/'out', device='cpu', resume=True)
     assert 'starts again' not in capsys.readouterr().out and again.runs[1].halved == 32
     assert np.array_equal(again.runs[1].evaluation.probs, own.evaluation.probs)
@@ -344,7 +344,7 @@ def test_halved_and_broken_off(few, little, tmp_path, capsys, monkeypatch):
     "Killed after that, it goes on in the smaller batches, from its checkpoint"
     little(16)
     monkeypatch.setattr('cnnfast.study.pipeline.Checkpoint', lambda path, resume, seconds: Checkpoint(path, resume))
-    monkeypatch.setattr('cnnfast.study.pipeline.write_report', lambda *_: None)
+    monkeypatch.setattr('cnnfast.study.pipeline.write_report', lambda *_, **kwargs: None)
     class _Stop(Callback):
         order = 2000
         def after_epoch(self):
