@@ -153,6 +153,7 @@ def imagined():
     replaced = {'torch.cuda.is_bf16_supported':lambda *args, **kwargs: True,
                 'torch.cuda.amp.common.amp_definitely_not_available':lambda: False,
                 'torch.Tensor.as_subclass':lambda self, cls: self, 'torch.nn.Module.to':lambda self, *args, **kwargs: self,
+                'torch.Generator':lambda device, own=torch.Generator: own(), # that of a GPU asks the driver, too
                 'cnnfast.training.callbacks.Mirror':Sent}
     replaced |= {f'cnnfast.{m}.free_on':lambda device: float('inf') for m in ('training.callbacks', 'data.loading', 'data.store')}
     def f(model, **kwargs):
