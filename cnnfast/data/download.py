@@ -23,14 +23,23 @@ def _unpack_zip(archive, dest):
                 raise ValueError(f'{archive} holds {m.filename!r}, which points outside it: not unpacked')
             z.extract(m, dest)
 
+def _extract(t, m, dest, archive):
+    "Unpack the member `m` of the tar file `t` below `dest`"
+    outside = ValueError(f'{archive} holds {m.name!r}, which points outside it: not unpacked')
+    special = ValueError(f'{archive} holds {m.name!r}, which is neither file nor folder: not unpacked')
+    if hasattr(tarfile, 'data_filter'):
+        try: return t.extract(m, dest, filter='data')
+        except tarfile.SpecialFileError: raise special from None
+        except tarfile.FilterError: raise outside from None
+    p = Path(m.name) # Python before 3.10.12 and 3.11.4 has no filters: files and folders alone are unpacked there
+    if p.is_absolute() or '..' in p.parts: raise outside
+    if not (m.isreg() or m.isdir()): raise special
+    t.extract(m, dest, set_attrs=False)
+
 def _unpack_tar(archive, dest):
     "Unpack every member of the tar file `archive` below `dest`; refuse members that point outside it"
     with tarfile.open(archive) as t:
-        for m in with_progress(t, f'unpacking {archive.name}'):
-            try: t.extract(m, dest, filter='data')
-            except tarfile.SpecialFileError:
-                raise ValueError(f'{archive} holds {m.name!r}, which is neither file nor folder: not unpacked')
-            except tarfile.FilterError: raise ValueError(f'{archive} holds {m.name!r}, which points outside it: not unpacked')
+        for m in with_progress(t, f'unpacking {archive.name}'): _extract(t, m, dest, archive)
         if isinstance(t.fileobj, io.BufferedReader): # not compressed: where it is cut between two members, only the missing end mark tells
             t.fileobj.seek(t.offset)
             if len(t.fileobj.read(512)) < 512: raise tarfile.ReadError('no end mark')
