@@ -386,3 +386,14 @@ def test_no_network_for_the_runtime(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(page, 'RETRIES', 0)
     with pytest.raises(ConnectionError, match=r'could not be downloaded .*npm pack onnxruntime-web@'): write_page(folder, tmp_path/'p.html')
     assert not list(tmp_path.iterdir())
+
+def test_run_without_a_network_for_the_runtime(tmp_path, monkeypatch, capsys):
+    "By default the report holds the best model where it can; `--try` insists, and fails before anything is trained"
+    from cnnfast.cli.main import main
+    monkeypatch.setattr(page, '_HOST', 'http://127.0.0.1:9')
+    monkeypatch.setattr(page, 'RETRIES', 0)
+    fails_with(cnnfast_here('run', 'digits', '--models', 'ann', '--epochs', 1, '--out', tmp_path/'out', '--try'), 'could not be downloaded')
+    assert not (tmp_path/'out').exists()
+    assert main(['run', 'digits', '--models', 'ann', '--epochs', '1', '--seeds', '1', '--out', str(tmp_path/'out')]) == 0
+    assert 'will not hold the model' in capsys.readouterr().out
+    assert 'cnnfast page ann/seed-0' in (tmp_path/'out'/'report.html').read_text(encoding='utf-8')

@@ -170,6 +170,17 @@ def _trained(args, data, models, weights, out):
                    autoencoder=args.autoencoder, allow_seen=args.allow_seen, **kwargs)
 
 # %% ../../nbs/cli/01_main.ipynb #e490d3bf
+def _prepare_page(args):
+    "See that the report can hold the best model, to try it; where that was not asked for, do without"
+    from cnnfast.saving.page import check_page
+    if args.try_it: check_page()
+    if args.try_it is not None: return
+    try: check_page(timeout=5, retries=0)
+    except ImportError: pass # the report says how
+    except (OSError, ValueError):
+        print('The report will not hold the model, to try it: what a page needs could not be downloaded. `cnnfast page` makes one later',
+              flush=True)
+
 @_command(run_options, 'train models on a data set and write a report', 'Train models on the same data, compare them on the test split, '
           'and write a folder with report.html, results.csv and the weights.')
 def _run(args):
@@ -184,9 +195,8 @@ def _run(args):
     from cnnfast.study.judging import alike
     from cnnfast.study.recipe import as_recipe
     from cnnfast.study.slides import check_slides
-    from cnnfast.saving.page import check_page
     if args.slides or args.hand_in: check_slides()
-    if args.try_it: check_page()
+    firsts(lambda: _prepare_page(args))
     models = None if args.models is None else [o.strip() for o in args.models.split(',') if o.strip()]
     for m in models or (): as_recipe(m) # an unknown name shows now
     data = _data_of(args)

@@ -54,7 +54,7 @@ def run_options(p):
     _training_options(p)
     add('--out', help='the folder to write to, which must not exist; by default cnnfast-DATA')
     add('--try', dest='try_it', action='store_true', default=None, help='put the best model into the report, to try it in the browser '
-        '(needs the extra `onnx`, and downloads 14 MB the first time); by default where nothing has to be downloaded for it')
+        '(needs the extra `onnx`, and downloads 14 MB the first time); by default where that is possible')
     add('--no-try', dest='try_it', action='store_false', default=None, help='leave that out')
     add('--slides', action='store_true', help='write the report as slides, too: report.pptx (needs the extra `slides`)')
     add('--hand-in', action='store_true', help='write a folder to hand in, too: notebook, report, slides, README and versions '

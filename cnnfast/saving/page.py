@@ -29,8 +29,8 @@ def _kept(): return cnnfast_home()/'runtime'/RUNTIME
 
 RETRIES = 2 # of a download
 
-def _downloaded(name, sha):
-    try: return download_file(_url(name), _kept(), f'sha256:{sha}', retries=RETRIES)
+def _downloaded(name, sha, **kwargs):
+    try: return download_file(_url(name), _kept(), f'sha256:{sha}', **{'retries':RETRIES, **kwargs})
     except ConnectionError as e:
         raise ConnectionError(f'{e}; where npm has a network, `npm pack onnxruntime-web@{RUNTIME}` gives it: unpack that, '
                               'and name the folder (runtime=, --runtime)') from None
@@ -41,9 +41,10 @@ def runtime_at_hand() -> bool:
 
 def runtime_files(
     folder=None, # That holds them, like the unpacked npm package; by default they are downloaded, once
+    **kwargs, # For `download_file`
 ) -> dict: # {'runtime': path, 'wasm': path}
     "The files of the runtime, checked"
-    if folder is None: return {k:_downloaded(name, sha) for k,(name,sha) in _FILES.items()}
+    if folder is None: return {k:_downloaded(name, sha, **kwargs) for k,(name,sha) in _FILES.items()}
     folder,res = Path(folder),{}
     for k,(name,sha) in _FILES.items():
         places = [folder/o/name for o in ('', 'dist', 'package/dist', 'node_modules/onnxruntime-web/dist')]
@@ -122,9 +123,11 @@ def write_page(
     return path
 
 # %% ../../nbs/saving/04_page.ipynb #8ce587e1
-def check_page():
+def check_page(
+    **kwargs, # For `download_file`
+):
     "Raise an error where no page can be written: packages are missing, or the runtime is out of reach"
-    check_onnx('int16'); runtime_files()
+    check_onnx('int16'); runtime_files(**kwargs)
 
 def page_at_hand() -> bool:
     "Can a page be written here without a download?"
