@@ -34,7 +34,7 @@ def _columns(folder, names):
 
 def _make(dest, meta, columns):
     "The folder `dest` of an empty file of rows, or as it is, where it is one of `meta`"
-    size = meta['n']*math.prod(meta['shape'])
+    size = meta.get('bytes', meta['n']*math.prod(meta['shape']))
     def is_good(dest):
         return _read_meta(dest) == meta and _columns(dest, columns) and (dest/'rows').exists() and (dest/'rows').stat().st_size == size
     def fill(folder):
@@ -50,20 +50,27 @@ class RowFile:
     def __init__(self,
         folder, # Where they are kept; None: nowhere, and no row is ever there
         n:int, # Number of rows
-        shape, # Of a row
+        shape, # Of a row; None where each has its own size
         about='', # What they are rows of: text that tells them from others
+        sizes=None, # Bytes of each row, (n,), where `shape` is None
         **columns, # Of numbers kept beside each row: its dtype, and shape
     ):
-        self.n,self.shape,self.size,self.fresh = n,tuple(shape),math.prod(shape),[]
+        self.n,self.shape,self.fresh = n,None if shape is None else tuple(shape),[]
+        self.sizes = np.full(n, math.prod(shape)) if sizes is None else np.asarray(sizes, np.int64)
+        self.size = math.ceil(self.sizes.mean()) if n else 0 # bytes of a row, on average
         cols = {k:np.zeros((n, *s), t) for k,(t,s) in dict(columns, state=(np.uint8, ())).items()}
         cols['places'] = np.random.default_rng(0).permutation(n)
         if folder is not None:
-            meta = dict(format=_FORMAT, n=n, shape=list(shape), about=about, columns={k:str(v.dtype) for k,v in cols.items()})
+            meta = dict(format=_FORMAT, n=n, shape=list(shape or ()), about=about, columns={k:str(v.dtype) for k,v in cols.items()})
+            if shape is None: meta['bytes'] = int(self.sizes.sum())
             folder = _make(Path(folder), meta, cols)
             self.file,cols = open(folder/'rows', 'r+b', buffering=0),_columns(folder, cols)
         self.folder,self.keeps = folder,folder is not None # `keeps`: set to False, what is written is not kept from then on
         self.places,self.state = np.array(cols.pop('places')),cols.pop('state')
         self.columns,self.lock = cols,threading.Lock()
+        self.starts = np.zeros(n, np.int64) # in the file, of each row
+        order = np.argsort(self.places)
+        self.starts[order[1:]] = self.sizes[order].cumsum()[:-1]
         self.known = np.zeros(n, np.uint8) # state of what this process has made
 
     def status(self, rows): # (n,): ABSENT, THERE or BAD
@@ -71,13 +78,13 @@ class RowFile:
         return np.maximum(self.state[rows], self.known[rows])
 
     def write(self, rows, data):
-        "Keep `data` (n, *shape) as `rows`"
+        "Keep `data`, an array (n, *shape) or n times bytes, as `rows`"
         if not self.keeps: return
-        places = self.places[rows]
+        starts,sizes = self.starts[rows],self.sizes[rows]
         with self.lock:
-            for i in np.argsort(places):
-                self.file.seek(int(places[i])*self.size)
-                if self.file.write(data[i]) != self.size: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for i in np.argsort(starts):
+                self.file.seek(int(starts[i]))
+                if self.file.write(data[i]) != sizes[i]: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.known[rows] = THERE
             self.fresh.append(np.asarray(rows))
 
@@ -106,26 +113,27 @@ class RowFile:
         return {int(i):why.get(int(i), 'not recorded') for i in np.flatnonzero(self.state == BAD)}
 
 # %% ../../nbs/core/06_rows.ipynb #2002558e
-def _announce(fd, places, size, far=2**18, most=2**20):
-    "Tell the system that the rows of `size` bytes at `places`, in order, will be read; gaps of less than `far` bytes are read, too"
+def _announce(fd, starts, ends, far=2**18, most=2**20):
+    "Tell the system that the rows from `starts` to `ends`, in order, will be read; gaps of less than `far` bytes are read, too"
     if not hasattr(os, 'posix_fadvise'): return
-    for run in np.split(places, np.flatnonzero(np.diff(places)*size > far)+1):
-        for start in range(int(run[0])*size, int(run[-1]+1)*size, most): os.posix_fadvise(fd, start, most, os.POSIX_FADV_WILLNEED)
+    gaps = np.flatnonzero(starts[1:]-ends[:-1] > far)
+    for first,last in zip(starts[[0, *gaps+1]], ends[[*gaps, -1]]):
+        for start in range(int(first), int(last), most): os.posix_fadvise(fd, start, most, os.POSIX_FADV_WILLNEED)
 
 def read_rows(
     f, # A `RowFile`
     rows, # Which rows, all of them there, (n,)
-    out, # Where to: n arrays of their shape
+    out, # Where to: n arrays of their shape, or `bytearray`s of their size
     announce=True, # Tell the system before?
 ):
     "Read `rows` into `out`"
-    places = f.places[rows]
-    order = np.argsort(places)
+    starts,sizes = f.starts[rows],f.sizes[rows]
+    order = np.argsort(starts)
     with f.lock:
-        if announce and len(order): _announce(f.file.fileno(), places[order], f.size)
+        if announce and len(order): _announce(f.file.fileno(), starts[order], (starts+sizes)[order])
         for i in order:
-            f.file.seek(int(places[i])*f.size)
-            if f.file.readinto(out[i]) != f.size: raise OSError(f'{f.folder} was cut off: remove it, and it is made anew')
+            f.file.seek(int(starts[i]))
+            if f.file.readinto(out[i]) != sizes[i]: raise OSError(f'{f.folder} was cut off: remove it, and it is made anew')
 
 # %% ../../nbs/core/06_rows.ipynb #22646b68
 def own_pages(shape): # uint8

@@ -26,14 +26,17 @@ from .loading import MemoryDL, acting_cut
 _WINDOW,_BLOCK = 2**27,2**21 # bytes of pictures that are read at once, and that lie together on the disk
 
 def _row_file(data, shape, cache):
-    "Room on disk for the decoded pictures of `data`, as far filled as it was; where there is none, a `RowFile` that keeps nothing"
+    "Room on disk for pictures of `data`, decoded or at least as files, as far filled as it was; else a `RowFile` that keeps nothing"
     n,columns = len(data.items),dict(ratios=(np.float32, ()), sums=(np.int64, (2, data.n_in)))
-    if cache and data.stamps is not None:
-        dest = data._cache_dir().with_name(f'{data._cache_dir().name}-mixed')
-        dest.parent.mkdir(parents=True, exist_ok=True)
+    if not cache or data.stamps is None: return RowFile(None, n, shape, **columns)
+    dest,sizes = data._cache_dir(),data.stamps[:,0].astype(np.int64)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    ways = dict(mixed=(n*math.prod(shape), shape), packed=(int(sizes.sum()), None, sizes))
+    for how,(need,of,*each) in ways.items():
+        there = dest.with_name(f'{dest.name}-{how}')
         try:
-            if dest.exists() or shutil.disk_usage(dest.parent).free > 1.1*n*math.prod(shape):
-                return RowFile(dest, n, shape, data._signature(), **columns)
+            if there.exists() or shutil.disk_usage(dest.parent).free > 1.1*need:
+                return RowFile(there, n, of, data._signature(), *each, **columns)
         except OSError as e:
             if not is_full(e): raise
     return RowFile(None, n, shape, **columns)
@@ -47,7 +50,9 @@ class DiskStore(PictureStore):
         self.pool,n = ThreadPoolExecutor(min(16, defaults.cpus)),len(data.items)
         self.about = [] if data.stamps is None else [data._cache_dir().name, data._signature()]
         cached = read_cache(data._cache_dir(), data._signature(), True) if self.about else None
-        self.file = _row_file(data, as_they_lie(blank_pictures(1, self.opener), self.opener).shape[1:], cache and not cached)
+        self.each = as_they_lie(blank_pictures(1, self.opener), self.opener).shape[1:] # of a decoded picture
+        self.size,self.file = math.prod(self.each),_row_file(data, self.each, cache and not cached)
+        self.packed = self.file.shape is None # are files kept, not what is decoded?
         self.shape,self.seen,self.unsaved = (n, data.n_in, *self.opener.shape),np.zeros(n, dtype=bool),0
         self.told,self.mates = set(),{} # rows that were named; row -> the row that is shown instead
         self.sums,ratios = self.file.columns['sums'],self.file.columns['ratios']
@@ -71,6 +76,7 @@ class DiskStore(PictureStore):
     @property
     def says(self): # what becomes of pictures that are too many for the memory
         if self.cached is not None: return 'they are read from the cache'
+        if self.packed: return f'they are decoded whenever they are needed, from their files, packed into {self.file.folder}'
         if self.file.keeps: return f'they are decoded when they are first needed, and kept in {self.file.folder}'
         return 'they are decoded whenever they are needed, since they are not kept on disk'
 
@@ -79,27 +85,46 @@ class DiskStore(PictureStore):
 def read(self:DiskStore, rows): # (n,C,H,W) uint8
     "The pictures at `rows`; what cannot be read is black"
     rows = np.asarray(rows)
-    out,status = own_pages((len(rows), *self.file.shape)),self.file.status(rows)
+    out,status = own_pages((len(rows), *self.each)),self.file.status(rows)
     there,new = np.flatnonzero(status == THERE),np.flatnonzero(status == ABSENT)
-    if len(there): read_rows(self.file, rows[there], [out[i] for i in there])
+    raw = [bytearray(o) for o in self.file.sizes[rows[there]]] if self.packed else [out[i] for i in there]
+    if len(there): read_rows(self.file, rows[there], raw)
+    if len(there) and self.packed: self._decode(rows, there, out, raw)
     if len(new): self._decode(rows, new[np.argsort(rows[new])], out)
     return out.transpose(0, 3, 1, 2) if isinstance(self.opener, OpenSquished) else out
 
-def _open_rows(store, rows):
-    if store.cached is None: return decode_chunk([store.items[int(i)] for i in rows], store.opener)
-    return store.cached[rows],store.sums[rows],{},store.file.columns['ratios'][rows]
+def _bytes_of(path): # what cannot be read stays a path: decoding names it
+    try: return path.read_bytes()
+    except OSError: return path
+
+def _open_rows(store, rows, raw): # as `decode_chunk`, and what was decoded
+    if store.cached is not None: return store.cached[rows],store.sums[rows],{},store.file.columns['ratios'][rows],rows
+    if raw is None: raw = [store.items[int(i)] for i in rows]
+    raw = [bytes(o) if isinstance(o, bytearray) else _bytes_of(o) if store.packed else o for o in raw]
+    return *decode_chunk(raw, store.opener),raw
 
 @patch
-def _decode(self:DiskStore, rows, new, out):
-    "Decode what of `rows` is `new` into `out`, and keep it"
-    parts = np.array_split(new, math.ceil(len(new)/16))
-    for part,(pics,sums,bad,ratios) in zip(parts, self.pool.map(partial(_open_rows, self), [rows[o] for o in parts])):
-        out[part],self.sums[rows[part]],self.file.columns['ratios'][rows[part]] = as_they_lie(pics, self.opener),sums,ratios
-        for k,why in bad.items(): self._cannot_read(int(rows[part[k]]), why)
-    self.seen[rows[new]] = True
-    good = new[self.file.status(rows[new]) != BAD]
+def _decode(self:DiskStore, rows, which, out, raw=None):
+    "Decode what of `rows` is `which` into `out`, from `raw` where that is given; else keep it"
+    parts,kept = np.array_split(np.arange(len(which)), math.ceil(len(which)/16)),[]
+    todo = self.pool.map(lambda p: _open_rows(self, rows[which[p]], raw and [raw[i] for i in p]), parts)
+    for part,(pics,sums,bad,ratios,files) in zip(parts, todo):
+        at = which[part]
+        out[at] = as_they_lie(pics, self.opener)
+        if raw and bad: raise OSError(f'{self.file.folder} is damaged: remove it, and it is made anew')
+        if raw: continue
+        self.sums[rows[at]],self.file.columns['ratios'][rows[at]] = sums,ratios
+        for k,why in bad.items(): self._cannot_read(int(rows[at[k]]), why)
+        kept += files
+    if not raw: self._keep(rows, which, kept if self.packed else out[which])
+
+@patch
+def _keep(self:DiskStore, rows, which, data): # data: of `which` of the rows
+    self.seen[rows[which]] = True
+    good = np.flatnonzero(self.file.status(rows[which]) != BAD)
+    if self.packed: good = np.array([i for i in good if len(data[i]) == self.file.sizes[rows[which[i]]]], dtype=int) # else it was changed
     try:
-        self.file.write(rows[good], out[good])
+        self.file.write(rows[which[good]], [data[i] for i in good])
         self.unsaved += len(good)*self.file.size
     except OSError as e: self._is_full(e)
     if self.unsaved > 2**28: self.flush()
@@ -120,6 +145,7 @@ def _is_full(self:DiskStore, e):
 # %% ../../nbs/data/15_beyond_memory.ipynb #170b5b14
 @patch
 def _cannot_read(self:DiskStore, row, why):
+    if self.packed: why = decode_chunk([self.items[row]], self.opener)[2].get(0, why) # from its file: that has a name
     self.bad[row],self.file.known[row] = why,BAD
     try:
         with open(self.items[row], 'rb') as f: f.read(1)
@@ -131,7 +157,7 @@ def unreadable(self:DiskStore, rows): # (n,) bool
     "Which of the pictures at `rows` cannot be read? Decodes those that nobody has looked at"
     new = rows[(self.file.status(rows) == ABSENT) & ~self.seen[rows]]
     new = new[np.argsort(self.file.places[new])]
-    n = max(1, _WINDOW//self.file.size)
+    n = max(1, _WINDOW//self.size)
     for i in with_progress(range(0, len(new), n), 'decoding') if len(new) else (): self.read(new[i:i+n])
     return self.file.status(rows) == BAD
 
@@ -171,7 +197,7 @@ def sample(self:DiskStore, rows, n=4096): # (n,2,C)
     return self.sums[rows[~self.unreadable(rows)]]
 
 @patch
-def at_once(self:DiskStore, bs): return max(1, _WINDOW//(self.file.size*bs)) # how many batches of `bs` pictures are read together
+def at_once(self:DiskStore, bs): return max(1, _WINDOW//(self.size*bs)) # how many batches of `bs` pictures are read together
 
 @patch
 def shuffled(self:DiskStore, rows, bs, rng): # (n,)

@@ -145,7 +145,8 @@ class OpenSquished(OpenPicture):
     @property
     def shape(self): return self._shape
     def with_ratio(self, o):
-        o = open_picture(o.array if isinstance(o, Picture) else o, n_in=self.n_in) if not isinstance(o, Path) else o
+        if isinstance(o, bytes): o = io.BytesIO(o)
+        if not isinstance(o, (Path, io.BytesIO)): o = open_picture(o.array if isinstance(o, Picture) else o, n_in=self.n_in)
         im = _upright(o, max(self.shape), self.n_in)
         if self.resize == 'crop' and max(im.size) > LONGEST*min(im.size):
             side = LONGEST*min(im.size)
