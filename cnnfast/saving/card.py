@@ -70,7 +70,8 @@ def of_evaluations(
     valid:Evaluation, # On valid
 ) -> dict:
     "What evaluations say of a model"
-    return dict(split=ev.split, unsure_below=unsure_below(valid), measured=measured(ev.confusion(), list(map(str, ev.vocab))))
+    scores = {k:o for k,o in ev.metrics.items() if k in SCORES}
+    return dict(split=ev.split, unsure_below=unsure_below(valid), scores=scores, measured=measured(ev.confusion(), list(map(str, ev.vocab))))
 
 def of_metrics(
     metrics:dict, # What `metrics.json` says
