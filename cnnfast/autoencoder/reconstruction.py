@@ -203,8 +203,8 @@ class Autoencoder(SavedModel):
     "A trained autoencoder that takes pictures as they are: its `model` is an `UnetAutoencoder`"
     kind,what,task = 'autoencoder','an autoencoder, a decoder that draws pictures again from what a classifier made of them','image-feature-extraction'
     use = dict(encode='its latent vector', reconstruct='what the decoder draws of it, 0 to 1')
-    @staticmethod
-    def about(config): return {**SavedModel.about(config), 'model':f"U-Net on {config['architecture']['kwargs']['classifier']['name']}"}
+    @classmethod
+    def about(cls, config): return {**super().about(config), 'model':f"U-Net on {config['architecture']['kwargs']['classifier']['name']}"}
     @staticmethod
     def check_architecture(architecture):
         how = architecture.get('kwargs') if isinstance(architecture, dict) else None

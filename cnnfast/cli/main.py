@@ -231,7 +231,7 @@ def _check(args):
 
 # %% ../../nbs/cli/01_main.ipynb #852a375f
 def _predict_options(p):
-    p.add_argument('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    p.add_argument('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0, or hf://user/name')
     p.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of them')
     p.add_argument('--out', help='write the csv to this file instead of printing it')
     device_option(p)
@@ -279,8 +279,9 @@ def _submit(args):
     from cnnfast.ensembling.ensemble import ensemble
     from cnnfast.ensembling.submission import submission
     from cnnfast.saving.folder import load_model
+    from cnnfast.saving.hub import local_folder
     # one model, or an ensemble as it was saved
-    whole = len(args.models) == 1 and (Path(args.models[0])/'config.json').exists() and not (args.how or args.tta)
+    whole = len(args.models) == 1 and (local_folder(args.models[0])/'config.json').exists() and not (args.how or args.tta)
     model = load_model(args.models[0], args.device) if whole else ensemble(args.models, tta=args.tta, device=args.device)
     data = _to_label(args)
     if args.how in ('weights', 'stack'):
@@ -291,10 +292,28 @@ def _submit(args):
     table = submission(model, data, args.out, args.sample, args.labels)
     print(f'{len(table):,} pictures labelled: {args.out}')
 
+# %% ../../nbs/cli/01_main.ipynb #26376535
+def _push_options(p):
+    add = p.add_argument
+    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('repo', metavar='USER/NAME', help='where to, on the hub; it is made where it is not there')
+    add('--private', action='store_true', default=None, help='let nobody else see it, where it is made')
+    add('--message', help='what the history of the model is to say')
+
+@_command(_push_options, 'send a model to the Hugging Face hub', 'Send the folder of a model to the Hugging Face hub: safetensors, JSON, its '
+          'card and its examples, and no other file. Log in before (`hf auth login`), or set HF_TOKEN.')
+def _push(args):
+    from cnnfast.saving.hub import check_upload
+    check_upload(args.repo)
+    _import_all()
+    from cnnfast.saving.folder import push_to_hub
+    url = push_to_hub(args.model, args.repo, private=args.private, commit_message=args.message)
+    print(f'The model: {url}, or hf://{args.repo} in place of a folder')
+
 # %% ../../nbs/cli/01_main.ipynb #8032aa3d
 def _page_options(p):
     add = p.add_argument
-    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0, or hf://user/name')
     add('--out', default='model.html', help='the file to write, which must not exist; by default %(default)s')
     add('--weights', default='int16', help='float32, int16 (half of the size) or int8 (a quarter to 0.4); by default %(default)s')
     add('--link', action='store_true', help='leave the runtime out, and let the page fetch it from a public CDN when it is opened')

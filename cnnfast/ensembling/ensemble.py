@@ -97,7 +97,7 @@ def _name_members(members, names):
         elif titles.count(titles[i]) > 1: m.name = f'{titles[i]} ({titles[:i].count(titles[i])+1})'
 
 def ensemble(
-    members, # `Learner`s, `Classifier`s, model folders, folders of model folders; a list of them or a single one
+    members, # `Learner`s, `Classifier`s, model folders or their addresses, folders of model folders; a list of them or a single one
     how='mean', # A key of `COMBINATIONS`; or a number for each member, its weight
     dls=None, # The `DataLoaders` whose splits are predicted; by default those of the first `Learner`
     names:list=None, # What tables call the members; by default after their architectures and folders

@@ -16,6 +16,7 @@ from ..data.pictures import FilePaths
 from ..data.folders import class_dirs
 from ..data.loading import MemoryDL
 from ..training.checkpoints import pictures_checksum
+from ..saving.hub import local_folder
 from ..saving.folder import Classifier, as_classifier, check_finite, load_model, read_config
 
 # %% ../../nbs/ensembling/01_members.ipynb #8aaf902c
@@ -71,7 +72,7 @@ def expand_sources(members):
         if not isinstance(o, (str, Path)):
             yield o
             continue
-        found = model_folders(o)
+        found = model_folders(local_folder(o))
         if not found:
             raise FileNotFoundError(f'{o} holds no model: give a folder that save_model or `cnnfast run` wrote, or one of several of them')
         yield from found

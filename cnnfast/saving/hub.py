@@ -8,9 +8,10 @@ Docs: https://cnnfast.github.io/cnnfast/saving/hub.html.md"""
 __all__ = []
 
 # %% ../../nbs/saving/01_hub.ipynb #e5b1704e
-import fnmatch, os, re
+import fnmatch, os, re, sys
 from contextlib import contextmanager
 from pathlib import Path
+from fastcore.imports import IN_NOTEBOOK
 from ..core.text import first_line
 from ..core.disk import is_full
 
@@ -57,7 +58,7 @@ def _plainer(e, what, refused, repo):
     "An error of `huggingface_hub` as one of one sentence; None: it is another"
     from huggingface_hub import errors as of
     status = _status(e)
-    if isinstance(e, of.HFValidationError): return ValueError(f'{what}: {first_line(e).split(": ", 1)[1]}')
+    if isinstance(e, of.HFValidationError): return ValueError(f'{what} is no name of a repository ({str(e).rstrip(".")})')
     if isinstance(e, of.GatedRepoError):
         return PermissionError(f'{what} asks its users to agree to its terms: do so at https://huggingface.co/{repo}, and {_LOG_IN}')
     if isinstance(e, of.RevisionNotFoundError): return FileNotFoundError(f'{what} does not exist: {repo} has no such revision')
@@ -66,16 +67,30 @@ def _plainer(e, what, refused, repo):
     if status in (401, 403): return PermissionError(f'{what} {refused}: {_LOG_IN}')
     if status is not None: return ConnectionError(f'{what}: the hub answered with an error ({status}): try again later')
     if isinstance(e, OSError) and is_full(e): return OSError(e.errno, f'{what}: no space left on the disk (HF_HOME names another)')
-    if isinstance(e, of.LocalEntryNotFoundError):
-        return ConnectionError(f'{what} cannot be fetched, and is not in the cache of an earlier time: the hub is out of reach')
+    near = isinstance(e, of.LocalEntryNotFoundError)
+    first = e.__cause__ if near and e.__cause__ else e
+    why = 'HF_HUB_OFFLINE is set' if isinstance(first, of.OfflineModeIsEnabled) else first_line(first)
+    if near: return ConnectionError(f'{what} is not in the cache of an earlier time, and the hub is out of reach ({why})')
     if isinstance(e, (*of.HfHubHTTPError.__bases__, of.OfflineModeIsEnabled)) and not getattr(e, 'errno', None):
-        return ConnectionError(f'{what}: the hub is out of reach ({first_line(e)})')
+        return ConnectionError(f'{what}: the hub is out of reach ({why})')
     if isinstance(e, RuntimeError): return ConnectionError(f'{what}: the transfer failed ({first_line(e)})')
     return None
 
 @contextmanager
+def _bars():
+    "Let the hub's client show its progress where someone watches"
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    watched = not os.environ.get('IN_TEST') if IN_NOTEBOOK else sys.stderr.isatty()
+    if watched or are_progress_bars_disabled(): yield
+    else:
+        disable_progress_bars()
+        try: yield
+        finally: enable_progress_bars()
+
+@contextmanager
 def _in_a_sentence(what, refused, repo):
-    try: yield
+    try:
+        with _bars(): yield
     except Exception as e:
         plainer = _plainer(e, what, refused, repo) or (e.__cause__ and _plainer(e.__cause__, what, refused, repo))
         if plainer is None: raise
