@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.text import did_you_mean
 from ..core.disk import check_absent, whole_file
 from ..core.processes import firsts, is_first, join_processes, n_processes, others_may_end, speaks_first
-from .options import device_option, path_option, run_options
+from .options import device_option, path_option, push_options, run_options, submit_options
 
 # %% ../../nbs/cli/01_main.ipynb #3c814851
 _COMMANDS = {} # name -> its function, what adds its options to a parser, help, description
@@ -249,21 +249,6 @@ def _predict(args):
     with whole_file(args.out) as f: table.to_csv(f, index=False, float_format='%.4f')
 
 # %% ../../nbs/cli/01_main.ipynb #a113cad5
-def _submit_options(p):
-    add = p.add_argument
-    add('models', nargs='+', metavar='MODEL',
-        help='folders of models, or folders of several, like cnnfast-cifar100/fast_cnn; or the folder of an ensemble')
-    add('--pictures', required=True, metavar='DATA', help='a folder of pictures, or a data set whose test set has no labels: cifar100, '
-        'tiny_imagenet, or a folder or table of your own with such pictures')
-    path_option(p)
-    add('--how', help='how to combine several models: mean, logits or vote; weights or stack, which are fitted on the validation pictures '
-        'of a data set; by default mean')
-    add('--sample', metavar='FILE', help="the competition's sample file, whose header, ids and order are taken over")
-    add('--labels', help='names or numbers; by default what the sample file shows, or names')
-    add('--tta', action='store_true', help='show each model every picture shifted and, where training mirrored pictures, mirrored as well')
-    add('--out', default='submission.csv', help='the csv file to write, which must not exist; by default %(default)s')
-    device_option(p)
-
 def _to_label(args):
     "The pictures to label: those in a folder, or the data set that has them"
     from cnnfast.data.standard_sets import DATASETS, load_data
@@ -272,7 +257,7 @@ def _to_label(args):
     return load_data(args.pictures, _one(args.path), **(dict(split='kaggle') if args.pictures == 'cifar100' else {}))
 
 # %% ../../nbs/cli/01_main.ipynb #9aab1068
-@_command(_submit_options, 'label the test pictures of a competition',
+@_command(submit_options, 'label the test pictures of a competition',
           'Write a csv of ids and labels for pictures without labels, with one model or with several as an ensemble.')
 def _submit(args):
     _prepare(args)
@@ -293,15 +278,8 @@ def _submit(args):
     print(f'{len(table):,} pictures labelled: {args.out}')
 
 # %% ../../nbs/cli/01_main.ipynb #26376535
-def _push_options(p):
-    add = p.add_argument
-    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
-    add('repo', metavar='USER/NAME', help='where to, on the hub; it is made where it is not there')
-    add('--private', action='store_true', default=None, help='let nobody else see it, where it is made')
-    add('--message', help='what the history of the model is to say')
-
-@_command(_push_options, 'send a model to the Hugging Face hub', 'Send the folder of a model to the Hugging Face hub: safetensors, JSON, its '
-          'card and its examples, and no other file. Log in before (`hf auth login`), or set HF_TOKEN.')
+@_command(push_options, 'send a model to the Hugging Face hub', 'Send the folder of a model to the Hugging Face hub: safetensors, '
+          'JSON, its card and its examples, and no other file. Log in before (`hf auth login`), or set HF_TOKEN.')
 def _push(args):
     from cnnfast.saving.hub import check_upload
     check_upload(args.repo)

@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/saving/card.html.md"""
 __all__ = []
 
 # %% ../../nbs/saving/00_card.ipynb #b64091ee
-import yaml
+import json, yaml
 from fastai.vision.all import *
 from ..core.text import shortlist
 from ..data.pictures import RESIZE
@@ -49,11 +49,11 @@ def not_for(
     found,names = card.get('measured'),card.get('task') == CLASSIFIES
     where = f'{card["trained_on"]:,} pictures' if card.get('trained_on') else 'some pictures'
     if 'data' in card: where += f' of {card["data"]}'
-    other,rated = f'It learned from {where}. Of pictures taken in another way, or elsewhere,','How often it is right was not measured, or is not'
+    other = f'It learned from {where}. Of pictures taken in another way, or elsewhere,'
     if not names: return [f'{other} it may make less than of these.']
     res = [f'It knows {len(card["classes"])} classes and nothing else ({shortlist(card["classes"], 6)}): '
            'a picture of anything else gets one of these names, too.', f'{other} it may be right less often than its figures say.']
-    if not found and 'accuracy' not in card: res.append(f'{rated} known here: do not rely on it.')
+    if not found and 'accuracy' not in card: res.append('How often it is right was not measured, or is not known here: do not rely on it.')
     elif found:
         weak = sorted((o for o in found['classes'] if o['pictures'] and o['recall'] < 0.7), key=lambda o: o['recall'])
         finds = ['{name} (finds {recall:.0%})'.format(**o) for o in weak]
@@ -70,8 +70,17 @@ def of_evaluations(
     valid:Evaluation, # On valid
 ) -> dict:
     "What evaluations say of a model"
-    scores = {k:o for k,o in ev.metrics.items() if k in SCORES}
-    return dict(split=ev.split, unsure_below=unsure_below(valid), scores=scores, measured=measured(ev.confusion(), list(map(str, ev.vocab))))
+    found = measured(ev.confusion(), list(map(str, ev.vocab)))
+    return dict(split=ev.split, unsure_below=unsure_below(valid), scores={k:o for k,o in ev.metrics.items() if k in SCORES}, measured=found)
+
+def write_metrics(
+    ev:Evaluation, # On test, or on valid where there is none
+    folder, # Of a model
+    **more, # What else is known: numbers, texts, dictionaries
+):
+    "Write `metrics.json`"
+    m = dict(split=ev.split, **{**ev.metrics, **more}, per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
+    (Path(folder)/'metrics.json').write_text(json.dumps(m, indent=1, default=float), encoding='utf-8')
 
 def of_metrics(
     metrics:dict, # What `metrics.json` says
@@ -85,6 +94,16 @@ def of_metrics(
     where = {'trained on':m.get('machine'), 'time':took and f'{took:,.0f} s, validation after each epoch included'}
     res['training'] = {**m.get('training', {}), **{k:o for k,o in where.items() if o}}
     return {k:o for k,o in res.items() if o}
+
+def of_members(
+    members:list, # Cards
+) -> dict:
+    "What is true of all members of a model"
+    res = dict(members=members)
+    for k in ('data', 'pictures', 'trained_on'):
+        if all(k in o and o[k] == members[0].get(k) for o in members): res[k] = members[0][k]
+    if all('parameters' in o for o in members): res['parameters'] = sum(o['parameters'] for o in members)
+    return res
 
 # %% ../../nbs/saving/00_card.ipynb #3c3be774
 def card_of(
@@ -121,7 +140,8 @@ def _header(card):
     tags = ['cnnfast', 'fastai', *card.get('tags', ())]
     res = dict(library_name='cnnfast', pipeline_tag=card.get('task'), tags=tags)
     if card.get('task') == CLASSIFIES and 'accuracy' in card:
-        res |= {'metrics':list(dict.fromkeys(k.split('_')[0] for k in card['scores'] if k != 'top5_accuracy')), 'model-index':_results(card)}
+        names = [k.split('_')[0] for k in card['scores'] if k != 'top5_accuracy']
+        res |= {'metrics':list(dict.fromkeys(names)), 'model-index':_results(card)}
     return yaml.safe_dump({k:o for k,o in res.items() if o}, sort_keys=False, allow_unicode=True, width=1000).strip()
 
 # %% ../../nbs/saving/00_card.ipynb #7ab87e79

@@ -23,7 +23,7 @@ from ..models.weights import read_weights, write_weights
 from ..models.scratch import n_params
 from ..models.pretrained import build_model, check_architecture, is_side
 from ..evaluation.metrics import Evaluation, evaluate
-from .card import CLASSIFIES, HERE, card_of, card_text, of_evaluations, of_metrics
+from .card import CLASSIFIES, HERE, card_of, card_text, of_evaluations, of_members, of_metrics, write_metrics
 from .hub import called, check_upload, local_folder, upload
 
 # %% ../../nbs/saving/02_folder.ipynb #46e88b84
@@ -172,7 +172,7 @@ FIELD_CHECKS = dict( # field -> what it must be, and whether it is
     normalize=("nothing, 'picture', or mean and std of each channel", lambda o, config: _is_normalization(o, config['channels'])),
     flip=('true or false', lambda o, config: isinstance(o, bool)), metrics=('a dictionary', lambda o, config: isinstance(o, dict)),
     versions=('a dictionary', lambda o, config: isinstance(o, dict)),
-    data=('nothing, or a dictionary', lambda o, config: o is None or isinstance(o, dict)), weights=('a checksum', lambda o, config: _is_text(o, 64)))
+    data=('a dictionary', lambda o, config: o is None or isinstance(o, dict)), weights=('a checksum', lambda o, config: _is_text(o, 64)))
 
 def check_fields(
     config:dict, # From `config.json`
@@ -206,29 +206,11 @@ def write_model(
 @patch
 def write(self:SavedModel, folder, metrics=None): write_model(replace(self, metrics=metrics or self.metrics), folder)
 
-# %% ../../nbs/saving/02_folder.ipynb #16ba6bcc
-def write_metrics(
-    ev:Evaluation, # On test, or on valid where there is none
-    folder, # Of a model
-    **more, # What else is known: numbers, texts, dictionaries
-):
-    "Write `metrics.json`"
-    m = dict(split=ev.split, **{**ev.metrics, **more}, per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist())
-    (folder/'metrics.json').write_text(json.dumps(m, indent=1, default=float), encoding='utf-8')
-
 # %% ../../nbs/saving/02_folder.ipynb #c9c18bf0
 @patch(cls_method=True)
 def about(cls:SavedModel, config):
     "What the card of such a model says, beside its figures"
     return dict(model=(config.get('architecture') or {}).get('name', 'a model made by hand'), what=cls.what, task=cls.task, use=cls.use)
-
-def _of_members(members):
-    "What is true of all members of a model"
-    res = dict(members=members)
-    for k in ('data', 'pictures', 'trained_on'):
-        if all(k in o and o[k] == members[0].get(k) for o in members): res[k] = members[0][k]
-    if all('parameters' in o for o in members): res['parameters'] = sum(o['parameters'] for o in members)
-    return res
 
 def read_card(
     folder, # Of a model
@@ -237,7 +219,7 @@ def read_card(
     folder,config = Path(folder),read_config(folder)
     more,file = _class_of(config.get('kind', 'classifier')).about(config),folder/'metrics.json'
     members = [dict(read_card(o), title=k) for k,o in zip(config.get('names', ()), sorted(folder.glob('member-*')))]
-    if members: more.update(_of_members(members))
+    if members: more.update(of_members(members))
     try:
         facts = of_metrics(json.loads(file.read_text(encoding='utf-8')), config['classes']) if file.is_file() else {}
         return card_of(config, facts, **more, examples=(folder/'examples'/'labels.json').is_file())

@@ -54,7 +54,7 @@ def _status(e):
         e = e.__cause__ or e.__context__
     return None
 
-def _plainer(e, what, refused, repo):
+def _plainer(e, what, repo, writes):
     "An error of `huggingface_hub` as one of one sentence; None: it is another"
     from huggingface_hub import errors as of
     status = _status(e)
@@ -62,9 +62,9 @@ def _plainer(e, what, refused, repo):
     if isinstance(e, of.GatedRepoError):
         return PermissionError(f'{what} asks its users to agree to its terms: do so at https://huggingface.co/{repo}, and {_LOG_IN}')
     if isinstance(e, of.RevisionNotFoundError): return FileNotFoundError(f'{what} does not exist: {repo} has no such revision')
-    if isinstance(e, of.RepositoryNotFoundError) or status == 404:
+    if isinstance(e, of.RepositoryNotFoundError) or status == 404 or (status == 401 and not writes):
         return FileNotFoundError(f'{what} does not exist, or is private: check the name, or {_LOG_IN}')
-    if status in (401, 403): return PermissionError(f'{what} {refused}: {_LOG_IN}')
+    if status in (401, 403): return PermissionError(f'{what} may not be {"written" if writes else "read"} with this token: {_LOG_IN}')
     if status is not None: return ConnectionError(f'{what}: the hub answered with an error ({status}): try again later')
     if isinstance(e, OSError) and is_full(e): return OSError(e.errno, f'{what}: no space left on the disk (HF_HOME names another)')
     near = isinstance(e, of.LocalEntryNotFoundError)
@@ -88,11 +88,11 @@ def _bars():
         finally: enable_progress_bars()
 
 @contextmanager
-def _in_a_sentence(what, refused, repo):
+def _in_a_sentence(what, repo, writes=False):
     try:
         with _bars(): yield
     except Exception as e:
-        plainer = _plainer(e, what, refused, repo) or (e.__cause__ and _plainer(e.__cause__, what, refused, repo))
+        plainer = _plainer(e, what, repo, writes) or (e.__cause__ and _plainer(e.__cause__, what, repo, writes))
         if plainer is None: raise
         raise plainer from None
 
@@ -109,7 +109,7 @@ def local_folder(
     "Where the folder of a model lies; one on the hub is fetched, once"
     if not is_address(model): return Path(model)
     repo,revision = address_parts(model)
-    with _in_a_sentence(model, 'may not be read with this token', repo):
+    with _in_a_sentence(model, repo):
         folder = Path(_api().snapshot_download(repo, revision=revision, allow_patterns=FILES))
     if not (folder/'config.json').is_file(): raise FileNotFoundError(f'{model} holds no model of cnnfast: config.json is missing')
     return folder
@@ -136,7 +136,7 @@ def check_upload(
     _api()
     from huggingface_hub import get_token
     from huggingface_hub.utils import validate_repo_id
-    with _in_a_sentence(repo_id, '', repo_id): validate_repo_id(repo_id)
+    with _in_a_sentence(repo_id, repo_id): validate_repo_id(repo_id)
     if not (token or get_token()): raise PermissionError(f'{repo_id} cannot be written by somebody unknown: {_LOG_IN}')
 
 def upload(
@@ -148,7 +148,8 @@ def upload(
     "Send a model's folder to the hub"
     from huggingface_hub import CommitOperationAdd
     api,files = _api(token),{o:str(Path(folder)/o) for o in files_of(folder)} | {'README.md':card.encode()}
-    with _in_a_sentence(repo_id, 'may not be written with this token', repo_id):
+    with _in_a_sentence(repo_id, repo_id, writes=True):
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.create_commit(repo_id, [CommitOperationAdd(k, o) for k,o in files.items()], commit_message=commit_message or 'Upload of a model')
+        added = [CommitOperationAdd(k, o) for k,o in files.items()]
+        api.create_commit(repo_id, added, commit_message=commit_message or 'Upload of a model')
     return str(url)

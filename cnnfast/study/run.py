@@ -23,8 +23,8 @@ from ..training.optimizers import FusedAdam
 from ..training.callbacks import EpochLog, reused_memory
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
 from ..evaluation.metrics import Evaluation, evaluate
-from ..saving.card import unsure_below
-from ..saving.folder import as_classifier, load_model, write_metrics, write_model, write_readme
+from ..saving.card import unsure_below, write_metrics
+from ..saving.folder import as_classifier, load_model, write_model, write_readme
 from .recipe import Recipe, default_epochs
 
 # %% ../../nbs/study/01_run.ipynb #d793218d
