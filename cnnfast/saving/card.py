@@ -50,7 +50,7 @@ def not_for(
     where = f'{card["trained_on"]:,} pictures' if card.get('trained_on') else 'some pictures'
     if 'data' in card: where += f' of {card["data"]}'
     other = f'It learned from {where}. Of pictures taken in another way, or elsewhere,'
-    if not names: return [f'{other} it may make less than of these.']
+    if not names: return [f'{other} it may do worse.']
     res = [f'It knows {len(card["classes"])} classes and nothing else ({shortlist(card["classes"], 6)}): '
            'a picture of anything else gets one of these names, too.', f'{other} it may be right less often than its figures say.']
     if not found and 'accuracy' not in card: res.append('How often it is right was not measured, or is not known here: do not rely on it.')
@@ -62,8 +62,8 @@ def not_for(
     return [*res, 'It must not decide alone on anything that can harm somebody: health, safety, rights, money.']
 
 # %% ../../nbs/saving/00_card.ipynb #757e7a99
-SCORES = dict(accuracy='Accuracy', top5_accuracy='Accuracy, top 5', precision_macro='Precision (macro)', recall_macro='Recall (macro)',
-              f1_macro='F1 (macro)')
+SCORES = dict(accuracy='accuracy', top5_accuracy='top-5 accuracy', precision_macro='macro precision', recall_macro='macro recall',
+              f1_macro='macro F1')
 
 def of_evaluations(
     ev:Evaluation, # On test, or on valid where there is none
@@ -99,9 +99,9 @@ def of_members(
     members:list, # Cards
 ) -> dict:
     "What is true of all members of a model"
-    res = dict(members=members)
-    for k in ('data', 'pictures', 'trained_on'):
-        if all(k in o and o[k] == members[0].get(k) for o in members): res[k] = members[0][k]
+    res,first = dict(members=members),members[0]
+    for ks in (('data',), ('pictures', 'trained_on'), ('size', 'channels', 'resize', 'normalize'), ('versions',)):
+        if all(o.get(k) == first.get(k) for o in members for k in ks): res.update({k:first[k] for k in ks if k in first})
     if all('parameters' in o for o in members): res['parameters'] = sum(o['parameters'] for o in members)
     return res
 
@@ -169,5 +169,5 @@ def card_text(
     text = env.get_template('card.md').render(
         card=card, header=_header(card), title=f'{card["model"]}, trained on {data}' if data else card['model'], few=few, resize=RESIZE,
         normalized=_normalized(card), splits=_SPLITS, repository=_REPOSITORY, here=HERE,
-        scores={SCORES[k]:o for k,o in card.get('scores', {}).items()})
+        scores={SCORES[k]:o for k,o in card.get('scores', {}).items() if k != 'accuracy'})
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
