@@ -1,5 +1,5 @@
 "Model cards, and models on the Hugging Face hub: a server on the loopback address plays the hub, and no other host is asked."
-import json, re, shutil, socket
+import json, re, shutil, socket, sys
 import numpy as np
 import pytest
 import yaml
@@ -266,6 +266,16 @@ def test_names_that_are_none(hub, folder, name):
     with pytest.raises(ValueError) as e: push_to_hub(folder, name)
     one_sentence(e, str(name))
     assert not hub.asked and not hub.repos
+
+def test_without_the_client(home, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    for f in (lambda: load_model('hf://marie/digits'), lambda: push_to_hub(folder, 'marie/digits')):
+        with pytest.raises(ImportError) as e: f()
+        one_sentence(e, 'pip install huggingface_hub')
+
+def test_members_from_the_hub(hub, folder):
+    push_to_hub(folder, 'marie/digits')
+    assert ensemble(['hf://marie/digits', folder], device='cpu').names == ['ann digits', 'ann model']
 
 def test_what_cannot_be_loaded_is_not_sent(hub, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path/'m')

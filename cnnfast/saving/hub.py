@@ -71,7 +71,7 @@ def _plainer(e, what, repo, writes):
     first = e.__cause__ if near and e.__cause__ else e
     why = 'HF_HUB_OFFLINE is set' if isinstance(first, of.OfflineModeIsEnabled) else first_line(first)
     if near: return ConnectionError(f'{what} is not in the cache of an earlier time, and the hub is out of reach ({why})')
-    if isinstance(e, (*of.HfHubHTTPError.__bases__, of.OfflineModeIsEnabled)) and not getattr(e, 'errno', None):
+    if isinstance(e, (*of.HfHubHTTPError.__bases__, OSError)) and not getattr(e, 'errno', None):
         return ConnectionError(f'{what}: the hub is out of reach ({why})')
     if isinstance(e, RuntimeError): return ConnectionError(f'{what}: the transfer failed ({first_line(e)})')
     return None
@@ -108,11 +108,18 @@ def local_folder(
 ) -> Path: # On this disk
     "Where the folder of a model lies; one on the hub is fetched, once"
     if not is_address(model): return Path(model)
-    repo,revision = address_parts(model)
+    (repo,revision),api = address_parts(model),_api()
     with _in_a_sentence(model, repo):
-        folder = Path(_api().snapshot_download(repo, revision=revision, allow_patterns=FILES))
+        folder = Path(api.snapshot_download(repo, revision=revision, allow_patterns=FILES))
     if not (folder/'config.json').is_file(): raise FileNotFoundError(f'{model} holds no model of cnnfast: config.json is missing')
     return folder
+
+def folder_name(
+    folder, # Of a model
+) -> str:
+    "What to call a folder: by its name, and one from the hub by that of its repository"
+    from_hub = re.fullmatch(r'models--.+?--(.+)/snapshots/\w+', Path(*Path(folder).parts[-3:]).as_posix())
+    return from_hub[1] if from_hub else Path(folder).name
 
 @contextmanager
 def called(

@@ -11,6 +11,7 @@ __all__ = []
 import inspect, json, time
 from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
+import cnnfast.training.distributed # gives learners their `distrib_ctx`
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, batch_in_words, device_name, in_a_sentence, in_precision_of, leave, synchronize
