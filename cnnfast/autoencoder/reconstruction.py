@@ -201,7 +201,11 @@ def reconstruction_scores(
 @saved_kind
 class Autoencoder(SavedModel):
     "A trained autoencoder that takes pictures as they are: its `model` is an `UnetAutoencoder`"
-    kind = 'autoencoder'
+    kind,task = 'autoencoder','image-feature-extraction'
+    what = 'an autoencoder, whose decoder draws pictures again from what a classifier made of them'
+    use = dict(encode='its latent vector', reconstruct='what the decoder draws of it, 0 to 1')
+    @classmethod
+    def about(cls, config): return {**super().about(config), 'model':f"U-Net on {config['architecture']['kwargs']['classifier']['name']}"}
     @staticmethod
     def check_architecture(architecture):
         how = architecture.get('kwargs') if isinstance(architecture, dict) else None

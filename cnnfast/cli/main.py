@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.text import did_you_mean
 from ..core.disk import check_absent, whole_file
 from ..core.processes import firsts, is_first, join_processes, n_processes, others_may_end, speaks_first
-from .options import device_option, path_option, run_options
+from .options import device_option, path_option, push_options, run_options, submit_options
 
 # %% ../../nbs/cli/01_main.ipynb #3c814851
 _COMMANDS = {} # name -> its function, what adds its options to a parser, help, description
@@ -241,7 +241,7 @@ def _check(args):
 
 # %% ../../nbs/cli/01_main.ipynb #852a375f
 def _predict_options(p):
-    p.add_argument('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    p.add_argument('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0, or hf://user/name')
     p.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of them')
     p.add_argument('--out', help='write the csv to this file instead of printing it')
     device_option(p)
@@ -259,21 +259,6 @@ def _predict(args):
     with whole_file(args.out) as f: table.to_csv(f, index=False, float_format='%.4f')
 
 # %% ../../nbs/cli/01_main.ipynb #a113cad5
-def _submit_options(p):
-    add = p.add_argument
-    add('models', nargs='+', metavar='MODEL',
-        help='folders of models, or folders of several, like cnnfast-cifar100/fast_cnn; or the folder of an ensemble')
-    add('--pictures', required=True, metavar='DATA', help='a folder of pictures, or a data set whose test set has no labels: cifar100, '
-        'tiny_imagenet, or a folder or table of your own with such pictures')
-    path_option(p)
-    add('--how', help='how to combine several models: mean, logits or vote; weights or stack, which are fitted on the validation pictures '
-        'of a data set; by default mean')
-    add('--sample', metavar='FILE', help="the competition's sample file, whose header, ids and order are taken over")
-    add('--labels', help='names or numbers; by default what the sample file shows, or names')
-    add('--tta', action='store_true', help='show each model every picture shifted and, where training mirrored pictures, mirrored as well')
-    add('--out', default='submission.csv', help='the csv file to write, which must not exist; by default %(default)s')
-    device_option(p)
-
 def _to_label(args):
     "The pictures to label: those in a folder, or the data set that has them"
     from cnnfast.data.standard_sets import DATASETS, load_data
@@ -282,15 +267,16 @@ def _to_label(args):
     return load_data(args.pictures, _one(args.path), **(dict(split='kaggle') if args.pictures == 'cifar100' else {}))
 
 # %% ../../nbs/cli/01_main.ipynb #9aab1068
-@_command(_submit_options, 'label the test pictures of a competition',
+@_command(submit_options, 'label the test pictures of a competition',
           'Write a csv of ids and labels for pictures without labels, with one model or with several as an ensemble.')
 def _submit(args):
     _prepare(args)
     from cnnfast.ensembling.ensemble import ensemble
     from cnnfast.ensembling.submission import submission
     from cnnfast.saving.folder import load_model
+    from cnnfast.saving.hub import local_folder
     # one model, or an ensemble as it was saved
-    whole = len(args.models) == 1 and (Path(args.models[0])/'config.json').exists() and not (args.how or args.tta)
+    whole = len(args.models) == 1 and (local_folder(args.models[0])/'config.json').exists() and not (args.how or args.tta)
     model = load_model(args.models[0], args.device) if whole else ensemble(args.models, tta=args.tta, device=args.device)
     data = _to_label(args)
     if args.how in ('weights', 'stack'):
@@ -301,10 +287,21 @@ def _submit(args):
     table = submission(model, data, args.out, args.sample, args.labels)
     print(f'{len(table):,} pictures labelled: {args.out}')
 
+# %% ../../nbs/cli/01_main.ipynb #26376535
+@_command(push_options, 'send a model to the Hugging Face hub', 'Send the folder of a model to the Hugging Face hub: safetensors, '
+          'JSON, its card and its examples, and no other file. Log in before (`hf auth login`), or set HF_TOKEN.')
+def _push(args):
+    from cnnfast.saving.hub import check_upload
+    check_upload(args.repo)
+    _import_all()
+    from cnnfast.saving.folder import push_to_hub
+    url = push_to_hub(args.model, args.repo, private=args.private, commit_message=args.message)
+    print(f'The model: {url}, or hf://{args.repo} in place of a folder')
+
 # %% ../../nbs/cli/01_main.ipynb #8032aa3d
 def _page_options(p):
     add = p.add_argument
-    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0, or hf://user/name')
     add('--out', default='model.html', help='the file to write, which must not exist; by default %(default)s')
     add('--weights', default='int16', help='float32, int16 (half of the size) or int8 (a quarter to 0.4); by default %(default)s')
     add('--link', action='store_true', help='leave the runtime out, and let the page fetch it from a public CDN when it is opened')

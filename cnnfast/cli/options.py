@@ -1,4 +1,4 @@
-"""What `cnnfast run` can be told
+"""What the commands can be told
 
 Docs: https://cnnfast.github.io/cnnfast/cli/options.html.md"""
 
@@ -64,3 +64,26 @@ def run_options(p):
     add('--resume', action='store_true',
         help='go on with a run that was broken off, in the folder it wrote to: finished models are not trained again')
     device_option(p)
+
+# %% ../../nbs/cli/00_options.ipynb #17235dd3
+def submit_options(p):
+    add = p.add_argument
+    add('models', nargs='+', metavar='MODEL',
+        help='folders of models, or folders of several, like cnnfast-cifar100/fast_cnn; or the folder of an ensemble')
+    add('--pictures', required=True, metavar='DATA', help='a folder of pictures, or a data set whose test set has no labels: cifar100, '
+        'tiny_imagenet, or a folder or table of your own with such pictures')
+    path_option(p)
+    add('--how', help='how to combine several models: mean, logits or vote; weights or stack, which are fitted on the validation pictures '
+        'of a data set; by default mean')
+    add('--sample', metavar='FILE', help="the competition's sample file, whose header, ids and order are taken over")
+    add('--labels', help='names or numbers; by default what the sample file shows, or names')
+    add('--tta', action='store_true', help='show each model every picture shifted and, where training mirrored pictures, mirrored as well')
+    add('--out', default='submission.csv', help='the csv file to write, which must not exist; by default %(default)s')
+    device_option(p)
+
+def push_options(p):
+    add = p.add_argument
+    add('model', metavar='MODEL', help='the folder of a model, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('repo', metavar='USER/NAME', help='where to, on the hub; it is made where it is not there')
+    add('--private', action='store_true', default=None, help='let nobody else see it, where it is made')
+    add('--message', help='what the history of the model is to say')

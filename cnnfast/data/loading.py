@@ -218,7 +218,7 @@ def dataloaders(self:ImageData,
     if self.weighted: each[0]['wgts'] = 1/np.bincount(self.targs[train])[self.targs[train]]
     if store or self.weighted: kwargs.update(dl_type=getattr(store, 'loader', MemoryDL), dl_kwargs=each)
     dls = _datasets(self, block).dataloaders(after_item=block.item_tfms, after_batch=block.batch_tfms, **kwargs)
-    dls.mix,dls.unlabelled = mix,self.unlabelled
+    dls.mix,dls.unlabelled,dls.data_name = mix,self.unlabelled,self.name
     for o in dls.loaders[1:]: o.exact = True
     return dls
 

@@ -39,6 +39,7 @@ def _shared_classes(members, dls, classes):
 class Ensemble:
     "Several models as one; `ensemble` makes it"
     kind = 'ensemble'
+    folder = None # Where it was loaded from
     def __init__(self,
         members:list, # `Member`s
         how='mean', # A key of `COMBINATIONS`; or a number for each member, its weight
@@ -96,7 +97,7 @@ def _name_members(members, names):
         elif titles.count(titles[i]) > 1: m.name = f'{titles[i]} ({titles[:i].count(titles[i])+1})'
 
 def ensemble(
-    members, # `Learner`s, `Classifier`s, model folders, folders of model folders; a list of them or a single one
+    members, # `Learner`s, `Classifier`s, model folders or their addresses, folders of model folders; a list of them or a single one
     how='mean', # A key of `COMBINATIONS`; or a number for each member, its weight
     dls=None, # The `DataLoaders` whose splits are predicted; by default those of the first `Learner`
     names:list=None, # What tables call the members; by default after their architectures and folders
@@ -254,10 +255,18 @@ def write(self:Ensemble, folder, metrics=None):
 @patch
 def save(self:Ensemble,
     folder, # Where to; it must not exist
-    metrics:dict=None, # What is known of the ensemble, like `ens.evaluate().metrics`
+    metrics=None, # What is known of the ensemble: `ens.evaluate()`, or a dictionary like its `metrics`
 ) -> Path: # `folder`
     "Write the ensemble as a folder; it appears when it is whole"
     return save_model(self, folder, metrics)
+
+@patch(cls_method=True)
+def about(cls:Ensemble, config):
+    "What the card of an ensemble says, beside its figures"
+    how = COMBINATIONS.get(config['how'], 'mean of the probabilities with given weights')
+    views = '; each sees several views of a picture'*config['tta']
+    return dict(model=f"ensemble of {len(config['names'])} models", what='an image classifier made of several', task=Classifier.task,
+                use=Classifier.use, how=f'Together they say: the {how}{views}.')
 
 def _check_config(config):
     "Raise `ValueError` where `config` describes no ensemble"
@@ -285,6 +294,8 @@ def load(cls:Ensemble, folder, config, device=None):
         _check_config(config)
         members = [replace(as_member(_part(folder, i)), name=name) for i,name in enumerate(config['names'])]
         _check_fitted(config['fitted'], config['how'], len(config['classes']), len(members))
-        return cls(members, config['how'], None, config['tta'], device, config['classes'], config['fitted'])
+        res = cls(members, config['how'], None, config['tta'], device, config['classes'], config['fitted'])
+        res.folder = Path(folder)
+        return res
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f'{folder} does not hold the ensemble that its config.json describes ({e})') from None

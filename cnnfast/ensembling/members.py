@@ -16,6 +16,7 @@ from ..data.pictures import FilePaths
 from ..data.folders import class_dirs
 from ..data.loading import MemoryDL
 from ..training.checkpoints import pictures_checksum
+from ..saving.hub import folder_name, local_folder
 from ..saving.folder import Classifier, as_classifier, check_finite, load_model, read_config
 
 # %% ../../nbs/ensembling/01_members.ipynb #8aaf902c
@@ -43,8 +44,8 @@ def _folder_member(folder):
         raise ValueError(f'{folder} holds an {kind}: members are single classifiers{hint}')
     try: Classifier.check(config)
     except ValueError as e: raise ValueError(f'{folder} does not hold the model that its config.json describes: {e}') from None
-    name = config['architecture']['name']
-    return Member(f'{name} {folder.name}', folder, config['classes'], config['data'] if isinstance(config.get('data'), dict) else None)
+    name,data = f"{config['architecture']['name']} {folder_name(folder)}",config.get('data')
+    return Member(name, folder, config['classes'], data if isinstance(data, dict) else None)
 
 def as_member(
     o, # A `Learner`, a `Classifier`, or a model folder
@@ -71,7 +72,7 @@ def expand_sources(members):
         if not isinstance(o, (str, Path)):
             yield o
             continue
-        found = model_folders(o)
+        found = model_folders(local_folder(o))
         if not found:
             raise FileNotFoundError(f'{o} holds no model: give a folder that save_model or `cnnfast run` wrote, or one of several of them')
         yield from found

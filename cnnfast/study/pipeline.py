@@ -216,7 +216,7 @@ def _save_final(res, folder):
     "The models of all folds of the best recipe, as one"
     if folder.exists(): return
     best = res.of(res.table.index[0])[0]
-    folds_ensemble(best).save(folder, best.evaluation.metrics)
+    folds_ensemble(best).save(folder, best.evaluation)
 
 # %% ../../nbs/study/08_pipeline.ipynb #b9bec4ef
 @recorded(given=['data'], without=['out', 'resume', 'verbose', 'try_it'])

@@ -11,6 +11,7 @@ __all__ = []
 import inspect, json, time
 from dataclasses import asdict, dataclass, replace
 from fastai.vision.all import *
+import cnnfast.training.distributed # gives learners their `distrib_ctx`
 from ..core.text import shortlist, with_progress
 from ..core.disk import whole_folder
 from ..core.devices import PeakMemory, batch_in_words, device_name, in_a_sentence, in_precision_of, leave, synchronize
@@ -23,8 +24,8 @@ from ..training.optimizers import FusedAdam
 from ..training.callbacks import EpochLog, reused_memory
 from ..training.checkpoints import Checkpoint, pictures_checksum, setting_differences
 from ..evaluation.metrics import Evaluation, evaluate
-from ..saving.folder import as_classifier, load_model, write_model
-from ..saving.card import unsure_below
+from ..saving.card import unsure_below, write_metrics
+from ..saving.folder import as_classifier, load_model, write_model, write_readme
 from .recipe import Recipe, default_epochs
 
 # %% ../../nbs/study/01_run.ipynb #d793218d
@@ -193,7 +194,7 @@ def rebatched(dls, bs, more=2):
 
 def _in_batches(dls, sizes):
     new = DataLoaders(*[dl.new(bs=bs) for dl,bs in zip(dls.loaders, sizes)], path=dls.path, device=dls.device)
-    new.mix,new.unlabelled = getattr(dls, 'mix', None),getattr(dls, 'unlabelled', ())
+    for k,o in dict(mix=None, unlabelled=(), data_name=None).items(): setattr(new, k, getattr(dls, k, o))
     return new
 
 def in_halves(dls):
@@ -265,16 +266,15 @@ def save_run(
     folder, # Where to
     data, # The `ImageData`
 ):
-    "Write the model (see `save_model`), its history, its metrics and some examples; the folder appears when it is whole"
+    "Write the model (see `save_model`), its history, its metrics, its card and some examples; the folder appears when it is whole"
     ev = r.evaluation
-    metrics = dict(split=ev.split, machine=r.machine, batches=r.batches, **r.row,
-                   per_class=ev.per_class.to_dict('index'), confusion=ev.confusion().values.tolist(), unsure_below=unsure_below(r.valid))
     with whole_folder(folder) as part:
         write_model(replace(as_classifier(r.learn), metrics=ev.metrics), part,
                     **_training_facts(r.recipe, r.learn, r.seed, data, r.halved))
-        (part/'metrics.json').write_text(json.dumps(metrics, indent=1, default=float))
+        write_metrics(ev, part, machine=r.machine, batches=r.batches, **r.row, unsure_below=unsure_below(r.valid), training=how_trained(r))
         r.history.to_csv(part/'history.csv', index=False)
         write_examples(pick_examples(r.learn.dls), part)
+        write_readme(part)
 
 # %% ../../nbs/study/01_run.ipynb #85f34c07
 def load_run(
