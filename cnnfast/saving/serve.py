@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/saving/serve.html.md"""
 __all__ = ['serve_app', 'serve', 'write_space']
 
 # %% ../../nbs/saving/05_serve.ipynb #423f68bc
-import asyncio, importlib.util, json, os, platform, shutil, socket, threading, time, warnings
+import asyncio, importlib.util, json, logging, os, platform, shutil, socket, threading, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -107,11 +107,13 @@ async def read_pictures(
     if not files: raise Refused(400, 'The form holds no files: send pictures in it')
     return files
 
+_LINGER = 5 # seconds
+
 async def _refusal(request, e):
     "The answer to a request that is refused"
     from starlette.responses import JSONResponse
     import anyio
-    with anyio.move_on_after(5): # whoever still sends would not hear it
+    with anyio.move_on_after(_LINGER): # whoever still sends would not hear it
         while request.scope.get('unread', True): request.scope['unread'] = (await request.receive()).get('more_body', False)
     return JSONResponse({'error':str(e)}, e.status, {'Retry-After':str(e.again)} if e.again else None)
 
@@ -243,7 +245,7 @@ def _page(server, title, examples):
 # %% ../../nbs/saving/05_serve.ipynb #4cad1c5b
 class Guard:
     "ASGI middleware: what is sent to the page is checked before it is stored"
-    small = 2**18 # bytes, of a request that is no upload
+    small = 250_000 # bytes, of a request that is no upload
     def __init__(self, app, server): store_attr()
     async def __call__(self, scope, receive, send):
         if scope['type'] != 'http' or scope['method'] in ('GET', 'HEAD', 'OPTIONS') or scope['path'] == '/predict':
@@ -322,7 +324,8 @@ def serve(
     with sock:
         if isinstance(model, (str, Path)): model = load_model(model, device)
         app = serve_app(model, page, title, **kwargs)
-        warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning) # it would be said of each such picture
+        warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning) # whoever sent it is told
+        logging.getLogger('python_multipart').setLevel(logging.CRITICAL)
         where = f'http://{f"[{host}]" if ":" in host else host}:{sock.getsockname()[1]}'
         print(f'{where + ": the page; " if page else ""}{where}/predict: for programs. Ctrl-C ends it.', flush=True)
         try: uvicorn.Server(uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=3)).run([sock])
