@@ -111,11 +111,13 @@ _LINGER = 5 # seconds
 
 async def _refusal(request, e):
     "The answer to a request that is refused"
-    from starlette.responses import JSONResponse
+    from starlette.responses import JSONResponse, PlainTextResponse
     import anyio
     with anyio.move_on_after(_LINGER): # whoever still sends would not hear it
         while request.scope.get('unread', True): request.scope['unread'] = (await request.receive()).get('more_body', False)
-    return JSONResponse({'error':str(e)}, e.status, {'Retry-After':str(e.again)} if e.again else None)
+    again = {'Retry-After':str(e.again)} if e.again else None
+    if request.url.path == '/predict': return JSONResponse({'error':str(e)}, e.status, again)
+    return PlainTextResponse(str(e), e.status, again) # Gradio shows it to people
 
 # %% ../../nbs/saving/05_serve.ipynb #acef9764
 class ModelServer:
@@ -228,7 +230,7 @@ def _page(server, title, examples):
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 image = _uploads_only(gr.Image(type='filepath', image_mode=None, sources=['upload', 'webcam', 'clipboard'], label='Picture',
-                                             buttons=[], height=360))
+                                             buttons=[], height=360, elem_id='picture'))
                 words = gr.Markdown()
                 bars = gr.Label(num_top_classes=5, label='The most probable classes', show_heading=False)
                 if examples:
@@ -238,7 +240,7 @@ def _page(server, title, examples):
                         gr.Examples([[str(o)] for o in files], image, examples_per_page=len(files), cache_examples=False,
                                     label='Or one of these, which it has not learned from')
             with gr.Column(scale=2, min_width=300):
-                gr.Markdown(_rendered('card.md', card=server.card, version=cnnfast.__version__), container=True)
+                gr.Markdown(_rendered('card.md', card=server.card, version=cnnfast.__version__), container=True, elem_id='card')
         image.change(say, image, [words, bars], concurrency_limit=None, api_visibility='private')
     return page.queue(max_size=server.limits.waiting)
 
@@ -298,9 +300,9 @@ def serve_app(
     if not page: return app
     made = _page(server, title or _title(server.card), examples_of(model, 12))
     from gradio import mount_gradio_app, themes
-    font = ('system-ui', 'sans-serif')
+    font,css = ('system-ui', 'sans-serif'),Path(cnnfast.__file__).parent/'saving'/'serve.css'
     return mount_gradio_app(app, made, '/', footer_links=[], run_history=False, ssr_mode=False, mcp_server=False, enable_monitoring=False,
-                            theme=themes.Default(primary_hue='blue', font=font, font_mono=('ui-monospace', 'monospace')))
+                            css_paths=css, theme=themes.Default(primary_hue='blue', font=font, font_mono=font))
 
 # %% ../../nbs/saving/05_serve.ipynb #bf91be6d
 @delegates(Limits)
