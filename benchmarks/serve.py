@@ -7,7 +7,7 @@ import argparse, os, platform, socket, subprocess, sys, tempfile, threading, tim
 warnings.filterwarnings('ignore')
 import io, psutil, requests
 from cnnfast import *
-from cnnfast.saving.serve import Limits
+from cnnfast.saving.uploads import Limits
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--scenes', required=True, help='the six kinds of scenes, on disk: a folder or an archive')
@@ -77,16 +77,18 @@ def report(load, start):
           f'median {np.median(seconds):.2f} s, 95th percentile {np.quantile(seconds, 0.95):.2f} s, longest {seconds.max():.2f} s; '
           f'{len(load.errors)} errors {load.errors[:3]}', flush=True)
     m,fifth = np.array(load.memory),max(1, len(load.memory)//5)
-    print(f'memory of the server: {np.median(m[fifth:2*fifth]):,.0f} MB in the second fifth of the time, {np.median(m[-fifth:]):,.0f} MB in the '
-          f'last; {m.min():,.0f} to {m.max():,.0f} MB in all')
+    print(f'memory of the server: {np.median(m[fifth:2*fifth]):,.0f} MB in the second fifth of the time, '
+          f'{np.median(m[-fifth:]):,.0f} MB in the last; {m.min():,.0f} to {m.max():,.0f} MB in all')
     if not load.refused: return
     t = pd.DataFrame(load.refused, columns=['upload', 'status', 'answer', 'seconds'])
     print(t.groupby('upload').agg(n=('status', 'size'), status=('status', 'unique'), answer=('answer', 'first'),
                                   longest=('seconds', 'max')).to_string())
 
-print(f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}; {Limits()}', flush=True)
+print(f'{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}')
+print(Limits(), flush=True)
 scenes = image_folder(args.scenes, size=224)
-compare(scenes, {'lite0':Recipe('tf_efficientnet_lite0', probe=True, size=224, epochs=0)}, seeds=1, out=work/'scenes', resume=True, verbose=False)
+probe_of = Recipe('tf_efficientnet_lite0', probe=True, size=224, epochs=0)
+compare(scenes, {'lite0':probe_of}, seeds=1, out=work/'scenes', resume=True, verbose=False)
 folder = work/'scenes'/'lite0'/'seed-0'
 files = [scenes.items[int(i)] for i in scenes.splits['test'][:200]]
 model = load_model(folder)
@@ -102,5 +104,5 @@ with subprocess.Popen([sys.executable, '-m', 'cnnfast', 'serve', folder, '--port
         load,start = Load(address, server.pid, pictures),time.time()
         load.run()
         report(load, start)
-        print('afterwards:', requests.get(f'{address}/health', timeout=60).json(), 'ended by itself' if server.poll() is not None else 'still up')
+        print('afterwards:', requests.get(f'{address}/health', timeout=60).json(), '' if server.poll() is None else 'ended by itself')
     finally: server.terminate()

@@ -1,10 +1,9 @@
 "The server: it says what Python says, refuses what would harm it in a sentence, and stays up."
-import io, json, os, re, shutil, signal, socket, subprocess, sys, threading, time, zlib
+import io, json, os, shutil, signal, socket, subprocess, sys, threading, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 import numpy as np
 import pytest
 import requests
@@ -15,9 +14,10 @@ from sklearn.datasets import load_sample_image
 import cnnfast as package
 from conftest import ROOT, cnnfast_here, fails_with
 from cnnfast.data.folders import image_folder, sample_folder
-from cnnfast.saving import serve as module
+from cnnfast.saving import serve as module, uploads
 from cnnfast.saving.folder import load_model, save_model
-from cnnfast.saving.serve import Limits, Refused, check_picture, serve, serve_app, write_space
+from cnnfast.saving.serve import serve_app, write_space
+from cnnfast.saving.uploads import Limits, Refused, check_picture
 from cnnfast.training.learner import scratch_learner
 
 needs_gradio = pytest.mark.skipif(find_spec('gradio') is None, reason='needs cnnfast[serve]')
@@ -78,8 +78,9 @@ def kinds_of_pictures():
     clear = PHOTO.convert('RGBA')
     clear.putalpha(Image.linear_gradient('L').resize(clear.size))
     deep = Image.fromarray(np.asarray(PHOTO.convert('L')).astype(np.uint16)*257)
-    return {'photo.jpg':JPEG, 'turned.jpg':saved(PHOTO, 'jpeg', exif=turned), 'clear.png':saved(clear, 'png'), 'deep.png':saved(deep, 'png'),
-            'palette.gif':saved(PHOTO, 'gif'), 'photo.webp':saved(PHOTO, 'webp'), 'photo.tif':saved(PHOTO, 'tiff')}
+    return {'photo.jpg':JPEG, 'turned.jpg':saved(PHOTO, 'jpeg', exif=turned), 'clear.png':saved(clear, 'png'),
+            'deep.png':saved(deep, 'png'), 'palette.gif':saved(PHOTO, 'gif'),
+            'photo.webp':saved(PHOTO, 'webp'), 'photo.tif':saved(PHOTO, 'tiff')}
 
 def test_probabilities_are_those_of_python(address, folder, tmp_path):
     "To the last bit, of each kind of file, one by one and several at once"
@@ -209,7 +210,7 @@ def test_no_time_left():
 
 def test_whoever_stops_sending(monkeypatch):
     "The place is free again after the time, or when the connection ends"
-    monkeypatch.setattr(module, '_LINGER', 0.1)
+    monkeypatch.setattr(uploads, '_LINGER', 0.1)
     def begun(address):
         s = socket.create_connection(('127.0.0.1', int(address.rpartition(':')[2])))
         s.sendall(b'POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\n' + JPEG[:100])
@@ -247,7 +248,8 @@ def test_the_page_says_the_same(page_address, folder):
     path, = asked(page_address, {'a.jpg':JPEG}, '/gradio_api/upload').json()
     words,label = heard(picture(path))['data']
     top = asked(page_address, {'a.jpg':JPEG}).json()['predictions'][0]['top']
-    assert words == f'## {top[0]["label"]}' and [(o['label'], o['confidence']) for o in label['confidences']] == [tuple(o.values()) for o in top]
+    assert words == f'## {top[0]["label"]}'
+    assert [(o['label'], o['confidence']) for o in label['confidences']] == [tuple(o.values()) for o in top]
     half, = asked(page_address, {'half.jpg':JPEG[:2000]}, '/gradio_api/upload').json()
     assert 'half.jpg cannot be read as a picture' in heard(picture(half))['error']
     for o in (ROOT/'nbs'/'images'/'page.png', '/etc/passwd', 'https://example.com/cat.jpg', f'{path}/../../../../etc/passwd'):
@@ -308,7 +310,8 @@ def test_a_space_of_a_learner(learn, tmp_path):
 @needs_gradio
 def test_nothing_private_in_a_space(folder, tmp_path):
     "A link in a stranger's model, and a file that only calls itself a picture"
-    for name,spoil,words in (('link', lambda o: o.symlink_to(ROOT/'setup.py'), 'no file'), ('text', lambda o: o.write_text('key'), 'no picture')):
+    for name,spoil,words in (('link', lambda o: o.symlink_to(ROOT/'setup.py'), 'no file'),
+                             ('text', lambda o: o.write_text('key'), 'no picture')):
         shutil.copytree(folder, model := tmp_path/name)
         (o := next((model/'examples').glob('00.*'))).unlink()
         spoil(o)

@@ -316,8 +316,8 @@ def _page(args):
     print(f'The page: {path} ({path.stat().st_size/10**6:.1f} MB)')
 
 # %% ../../nbs/cli/01_main.ipynb #131636a2
-@_command(serve_options, 'serve a model: a page to try it on, and JSON for programs', 'Serve a model until Ctrl-C: a page to try it on, and '
-          'POST /predict for programs; or write what a Hugging Face Space needs to do so (needs the extra `serve`).')
+@_command(serve_options, 'serve a model: a page to try it on, and JSON for programs', 'Serve a model until Ctrl-C: a page to try it on, '
+          'and POST /predict for programs; or write what a Hugging Face Space needs to do so (needs the extra `serve`).')
 def _serve(args):
     check_absent(args.space, 'choose another folder, or remove it')
     _check_device(args.device)
