@@ -8,7 +8,7 @@ ini = ConfigParser(delimiters=['='])
 ini.read(root/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 version = (root/'cnnfast'/'__init__.py').read_text(encoding='utf-8').split('__version__ = ')[1].split('"')[1]
-extras = {k:cfg[f'{k}_requirements'].split() for k in ('onnx', 'slides', 'backbones', 'distributed')}
+extras = {k:cfg[f'{k}_requirements'].split() for k in ('onnx', 'slides', 'serve', 'backbones', 'distributed')}
 
 setup(version=version, description=cfg['description'], keywords=cfg['keywords'].split(), license=cfg['license'],
       author=cfg['author'], author_email=cfg['author_email'], python_requires='>=' + cfg['min_python'],

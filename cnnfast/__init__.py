@@ -17,7 +17,7 @@ _topics = { # the map: a topic imports only from those above it, a module only f
     'training': ('optimizers', 'callbacks', 'states', 'checkpoints', 'learner', 'folding', 'transfer', 'probe', 'distributed'),
     'evaluation': ('intervals', 'metrics', 'curves', 'mistakes'),
     'interpretation': ('activations', 'filters', 'maps', 'embeddings', 'architecture'),
-    'saving': ('card', 'hub', 'folder', 'prediction', 'export', 'page'),
+    'saving': ('card', 'hub', 'folder', 'prediction', 'export', 'page', 'uploads', 'serve'),
     'ensembling': ('combining', 'members', 'ensemble', 'contributions', 'snapshots', 'submission'),
     'autoencoder': ('similarity', 'unet', 'reconstruction', 'latents'),
     'study': ('recipe', 'run', 'comparison', 'conclusion', 'report', 'slides', 'folds', 'judging', 'pipeline', 'budget', 'hand_in'),

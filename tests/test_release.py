@@ -26,7 +26,8 @@ def dist(tmp_path_factory):
     return {o.suffix:o for o in out.iterdir()}
 
 DATA = ['data/cifar10_sample/cifar10_sample.tar.xz', 'models/tiny_resnet/weights.safetensors', 'study/report.html', 'saving/page.html',
-        'saving/page.css', 'saving/page.js', 'saving/pictures.js', 'saving/jpeg.js']
+        'saving/page.css', 'saving/page.js', 'saving/pictures.js', 'saving/jpeg.js', 'saving/serve.css',
+        *(f'saving/space/{o}.j2' for o in ('app.py', 'README.md', 'card.md', 'requirements.txt', 'gitattributes'))]
 
 def test_archives_are_complete_and_valid(dist):
     with zipfile.ZipFile(dist['.whl']) as z: wheel = set(z.namelist())

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core.text import did_you_mean
 from ..core.disk import check_absent, whole_file
 from ..core.processes import firsts, is_first, join_processes, n_processes, others_may_end, speaks_first
-from .options import device_option, path_option, push_options, run_options, submit_options
+from .options import device_option, path_option, push_options, run_options, serve_options, submit_options
 
 # %% ../../nbs/cli/01_main.ipynb #3c814851
 _COMMANDS = {} # name -> its function, what adds its options to a parser, help, description
@@ -321,6 +321,17 @@ def _page(args):
     kwargs = {k:getattr(args, k) for k in ('weights', 'link', 'runtime', 'pictures', 'examples', 'limit', 'title')}
     path = write_page(load_model(args.model, 'cpu'), args.out, **kwargs)
     print(f'The page: {path} ({path.stat().st_size/10**6:.1f} MB)')
+
+# %% ../../nbs/cli/01_main.ipynb #131636a2
+@_command(serve_options, 'serve a model: a page to try it on, and JSON for programs', 'Serve a model until Ctrl-C: a page to try it on, '
+          'and POST /predict for programs; or write what a Hugging Face Space needs to do so (needs the extra `serve`).')
+def _serve(args):
+    check_absent(args.space, 'choose another folder, or remove it')
+    _check_device(args.device)
+    _import_all()
+    from cnnfast.saving.serve import serve, write_space
+    if args.space: return print(f'The Space: {write_space(args.model, args.space, args.title)}')
+    serve(args.model, **{k:o for k,o in vars(args).items() if k not in ('command', 'traceback', 'model', 'space')})
 
 # %% ../../nbs/cli/01_main.ipynb #de1f7a95
 def _no_options(p): pass

@@ -65,6 +65,23 @@ def run_options(p):
         help='go on with a run that was broken off, in the folder it wrote to: finished models are not trained again')
     device_option(p)
 
+# %% ../../nbs/cli/00_options.ipynb #32e04ed5
+def serve_options(p):
+    add = p.add_argument
+    add('model', metavar='MODEL', help='the folder of a model or of an ensemble, like cnnfast-cifar10_sample/fast_cnn/seed-0')
+    add('--host', default='127.0.0.1', help='the address to listen on; 0.0.0.0 lets other machines ask; by default %(default)s')
+    add('--port', type=int, default=7860, help='by default %(default)s; 0: one that is free')
+    add('--no-page', dest='page', action='store_false', help='only answer programs, which needs no Gradio')
+    add('--title', help='of the page; by default names the data')
+    add('--space', metavar='FOLDER', help='write what a Hugging Face Space needs to serve the model into this folder, which must not exist')
+    limit = lambda k, default, kind, help: add(k, type=kind, default=default, help=f'{help}; by default %(default)s')
+    limit('--megabytes', 20., float, 'the most that one request may hold')
+    limit('--files', 32, int, 'the most pictures in one request')
+    limit('--megapixels', 50., float, 'the largest picture')
+    limit('--seconds', 30., float, 'the longest time for one request')
+    limit('--waiting', 64, int, 'the most requests at once')
+    device_option(p)
+
 # %% ../../nbs/cli/00_options.ipynb #17235dd3
 def submit_options(p):
     add = p.add_argument

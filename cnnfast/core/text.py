@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/core/text.html.md"""
 __all__ = []
 
 # %% ../../nbs/core/00_text.ipynb #13bd87ab
-import json, os
+import json, os, threading
 
 # %% ../../nbs/core/00_text.ipynb #2d0c5dab
 def shortlist(
@@ -34,11 +34,12 @@ def first_line(e): return f'{type(e).__name__}: {(str(e).splitlines() or [""])[0
 
 # %% ../../nbs/core/00_text.ipynb #ee6ffab2
 def with_progress(it=None, desc=None, total=None, **kwargs):
-    "`it`, with a progress bar on a terminal or in a notebook that someone watches"
+    "`it`, with a progress bar on a terminal or in a notebook that someone watches; a thread in the background shows none"
     from fastcore.imports import IN_NOTEBOOK
     from tqdm import tqdm
     quiet = bool(os.environ.get('IN_TEST')) if IN_NOTEBOOK else None # None: tqdm shows a bar on a terminal only
     if os.environ.get('RANK', '0') != '0': quiet = True # of several processes, the first shows it
+    if threading.current_thread() is not threading.main_thread(): quiet = True
     return tqdm(it, desc=desc, total=total, leave=False, disable=quiet, **kwargs)
 
 # %% ../../nbs/core/00_text.ipynb #253625ce

@@ -64,15 +64,17 @@ def probabilities(self:Classifier,
     for o in self.outputs(pics, bs): yield o.softmax(1).cpu().numpy()
 
 # %% ../../nbs/saving/03_prediction.ipynb #1b233126
+class Unreadable(ValueError): "Nothing of what was given can be read as a picture"
+
 def check_read(
     bad:dict, # Position -> why it could not be read
     names, # Of all pictures
 ):
-    "Name in a warning what could not be read; raise `ValueError` where that is everything"
+    "Name in a warning what could not be read; raise `Unreadable` where that is everything"
     if not bad: return
     n = len(names)
     shown = shortlist((f'{names[i]} ({r})' for i,r in bad.items()), 3)
-    if len(bad) == n: raise ValueError(f'{shown}: cannot be read as {"a picture" if n == 1 else "pictures"}')
+    if len(bad) == n: raise Unreadable(f'{shown}: cannot be read as {"a picture" if n == 1 else "pictures"}')
     warnings.warn(f'{len(bad):,} of {n:,} files cannot be read as pictures and have no label: {shown}')
 
 # %% ../../nbs/saving/03_prediction.ipynb #2056a9a0
