@@ -21,7 +21,7 @@ from ..evaluation.metrics import evaluate
 from .folder import as_classifier, examples_of, load_model, model_card, save_model, write_readme
 from .prediction import Unreadable
 from .card import CLASSIFIES, not_for, unsure_below, write_metrics
-from .hub import files_of
+from .hub import files_of, local_folder
 from .uploads import Limits, Refused, answer_refused, check_picture, clean_name, path_of, read_pictures, read_request
 
 # %% ../../nbs/saving/07_serve.ipynb #acef9764
@@ -267,7 +267,7 @@ def write_space(
     from importlib.metadata import version
     check_absent(folder, 'choose another folder, or remove it')
     check_serve()
-    source = Path(model) if isinstance(model, (str, Path)) else getattr(model, 'folder', None)
+    source = local_folder(model) if isinstance(model, (str, Path)) else getattr(model, 'folder', None)
     if isinstance(model, (str, Path)): model = load_model(model, 'cpu')
     card = served_card(model)
     facts = dict(card=card, title=title or _title(card), version=cnnfast.__version__, gradio=version('gradio'),
