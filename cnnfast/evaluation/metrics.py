@@ -186,10 +186,12 @@ def class_order(self:Evaluation) -> list: # Class numbers
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
     if len(self.vocab) < 3: return list(range(len(self.vocab)))
+    if hasattr(self, '_order'): return list(self._order)
     share = np.nan_to_num(self.confusion(normalize=True).values)
     alike = (share + share.T)/2
     far = squareform(1 - alike/max(1e-12, (alike - np.diag(np.diag(alike))).max()), checks=False)
-    return leaves_list(optimal_leaf_ordering(linkage(far, 'average'), far)).tolist()
+    self._order = leaves_list(optimal_leaf_ordering(linkage(far, 'average'), far)).tolist()
+    return list(self._order)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #374c07de
 @patch
