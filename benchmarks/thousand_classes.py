@@ -42,9 +42,10 @@ def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 
 
 @contextmanager
 def step(name):
-    start = time.perf_counter()
+    start,cpu = time.perf_counter(),time.process_time()
     yield
-    if args.steps: print(f'  {name:24} {time.perf_counter()-start:6.1f} s, peak so far {peak_mb():6,.0f} MB', file=sys.stderr)
+    took = f'{time.perf_counter()-start:6.1f} s, {time.process_time()-cpu:6.1f} of computing'
+    if args.steps: print(f'  {name:24} {took}, peak so far {peak_mb():6,.0f} MB', file=sys.stderr)
 
 def vocab(): return [f'class {i:04}' for i in range(args.classes)]
 def targets(): return np.arange(args.pictures) % args.classes

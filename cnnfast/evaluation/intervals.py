@@ -34,6 +34,14 @@ def average_scores(hits, actual, predicted) -> dict: # name -> (...), 0 to 1
                 **{f'{k}_{avg}':_average(v, w) for avg,w in kinds.items() for k,v in scores.items()})
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #73258cd5
+def _adding(labels, n_classes):
+    "Sparse ((1+2m)*C, K): adds up how often each of K kinds of `labels` (1+m, K) was drawn to what is actual, predicted and recognised"
+    from scipy.sparse import csr_array
+    places = np.concatenate([labels, np.where(labels[1:] == labels[0], labels[0], -1)])
+    which,kind = np.nonzero(places >= 0)
+    rows = which*n_classes + places[which,kind]
+    return csr_array((np.ones(len(rows)), (rows, kind)), shape=(len(places)*n_classes, labels.shape[1]))
+
 def _resampled(targs, preds, n_classes, n_resamples, seed):
     "Yields (hits, actual, predicted), each (models, some resamples, C), for resamples of the pictures that `preds` (models, N) are of"
     rng,labels,m = np.random.default_rng(seed),np.stack([targs, *preds]),len(preds)
@@ -42,16 +50,15 @@ def _resampled(targs, preds, n_classes, n_resamples, seed):
     often = counts >= 8
     rest = labels[:,~often[of.ravel()]] # drawn one by one: many kinds of few pictures
     share = np.append(counts[often], rest.shape[1])/len(targs)
-    def columns(o): return np.stack([*o, *np.where(o[1:] == o[0], o[0], n_classes)]) # actual, predicted, hits; `n_classes`: none
-    hot = (columns(kinds[:,often])[:,:,None] == np.arange(n_classes)).astype(float) # (1+2m, kinds, C)
-    step = max(1, 2**22//max(1, rest.shape[1], len(share)))
+    adds,n_rest = _adding(np.concatenate([kinds[:,often], rest], axis=1), n_classes),rest.shape[1]
+    step = max(1, 2**22//max(1, n_rest, len(share), (1+2*m)*n_classes))
     for i in range(0, n_resamples, step):
         drawn = rng.multinomial(len(targs), share, size=min(step, n_resamples-i))
-        rows = np.repeat(np.arange(len(drawn))*(n_classes+1), drawn[:,-1])
-        idx = rng.integers(0, max(1, rest.shape[1]), len(rows))
-        def counted(o): return np.bincount(rows + o[idx], minlength=len(drawn)*(n_classes+1)).reshape(len(drawn), -1)[:,:-1]
-        res = [drawn[:,:-1] @ h + counted(o) for h,o in zip(hot, columns(rest))]
-        yield np.stack(res[1+m:]),np.stack([res[0]]*m),np.stack(res[1:1+m])
+        rows = np.repeat(np.arange(len(drawn))*n_rest, drawn[:,-1])
+        alone = np.bincount(rows + rng.integers(0, max(1, n_rest), len(rows)), minlength=len(drawn)*n_rest).reshape(len(drawn), n_rest)
+        res = adds @ np.concatenate([drawn[:,:-1].T, alone.T]).astype(float) # ((1+2m)*C, some resamples)
+        res = np.ascontiguousarray(res.reshape(1+2*m, n_classes, -1).transpose(0, 2, 1))
+        yield res[1+m:],np.repeat(res[:1], m, axis=0),res[1:1+m]
 
 def resampled_metrics(
     targs, # Class numbers, (N,)
