@@ -197,7 +197,7 @@ def _ensemble_section(c):
     "What the page says of all trainings as one; nothing where there is only one"
     if len(c.fresh) < 2 or c.runs[0].folds: return None # models of all folds have no pictures in common that none has seen
     ens = c.ensemble()
-    ev,best = ens.evaluate(),ens.evaluations()[ens.best]
+    ev,best = ens.and_best()
     d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
     a,b = [o.metrics['accuracy'] for o in (ev, best)]
     of = ' of models that had not seen these pictures' if c.seen else ''
