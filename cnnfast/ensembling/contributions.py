@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/ensembling/03_contributions.ipynb #499ff6e8
 from fastai.vision.all import *
-from ..core.plotting import thin_labels
+from ..core.plotting import coarsened, thin_labels
 from ..evaluation import curves # Evaluation.ece
 from ..evaluation.intervals import mcnemar, paired_difference
 from .ensemble import Ensemble
@@ -102,7 +102,9 @@ def plot_differences(self:Ensemble,
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     right,wrong = [max(1, np.abs(m[o]).max()) for o in (own, ~own)] # mistakes have a scale of their own, as in `plot_confusion`
     better = np.where(own, m/right, -m/wrong)
-    ax.imshow(better, cmap='PuOr', vmin=-1, vmax=1)
+    squares,extent = coarsened(better)
+    ax.imshow(squares, cmap='PuOr', vmin=-1, vmax=1, extent=extent, interpolation='nearest' if n > 200 else None)
+    ax.set(xlim=(-0.5, n-0.5), ylim=(n-0.5, -0.5))
     if n <= 20: _draw_numbers(ax, m, better, n)
     names = [self.classes[o] for o in places]
     thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)
