@@ -5,7 +5,8 @@
 The predictions are made up: right in about three of four pictures, mistakes among classes that stand beside each other, the
 rest of the probability spread over all. Each part runs in a process of its own, whose peak memory includes Python, torch and fastai.
 `report` is that of two small networks, trained for a moment, whose predictions on test are replaced by those made up.
-`mean`, `weights` and `stack` combine two members, fitted on as many validation pictures where they are fitted.
+`mean`, `weights` and `stack` combine two members, fitted, where they are fitted, on as many pictures as they combine; the accuracy is
+that of a fit to other pictures, for stacking. `computing` adds up what all threads computed, which other processes disturb less.
 """
 import argparse, json, os, platform, resource, statistics, subprocess, sys, tempfile, time
 from contextlib import contextmanager
@@ -40,11 +41,14 @@ def predictions(path, seed):
 
 def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 1024)
 
+def now(): return np.array([time.perf_counter(), time.process_time()])
+def since(start): return dict(zip(('seconds', 'computing'), (now()-start).tolist()))
+
 @contextmanager
 def step(name):
-    start,cpu = time.perf_counter(),time.process_time()
+    start = now()
     yield
-    took = f'{time.perf_counter()-start:6.1f} s, {time.process_time()-cpu:6.1f} of computing'
+    took = '{seconds:6.1f} s, {computing:6.1f} of computing'.format(**since(start))
     if args.steps: print(f'  {name:24} {took}, peak so far {peak_mb():6,.0f} MB', file=sys.stderr)
 
 def vocab(): return [f'class {i:04}' for i in range(args.classes)]
@@ -57,7 +61,7 @@ def figures():
     from cnnfast.evaluation import curves # Evaluation.roc, …
     from cnnfast.evaluation.metrics import Evaluation
     from cnnfast.study.report import figure_png
-    probs,start = np.load(args.folder/'0.npy'),time.perf_counter()
+    probs,start = np.load(args.folder/'0.npy'),now()
     with step('checks'): ev = Evaluation(probs, targets(), vocab(), 'model')
     with step('metrics'): ev.metrics; ev.per_class; ev.losses
     with step('intervals'): ev.intervals()
@@ -72,7 +76,7 @@ def figures():
     with step('counts, drawn'): figure_png(ev.plot_counts)
     with step('curves, drawn'): figure_png(roc.plot); figure_png(pr.plot)
     with step('calibration, drawn'): figure_png(ev.plot_calibration)
-    return dict(seconds=time.perf_counter()-start)
+    return since(start)
 
 def report():
     "Seconds for the report of two models, and its size"
@@ -93,24 +97,25 @@ def report():
         o.evaluation = Evaluation(np.load(args.folder/f'{i}.npy'), old.targs, old.vocab, old.name, old.split, old.history)
         o.evaluation.dl = old.dl
     comparison._known.clear()
-    start = time.perf_counter()
+    start = now()
     path = comparison.report(args.folder/'report.html')
-    return dict(seconds=time.perf_counter()-start, megabytes=path.stat().st_size/1e6)
+    return {**since(start), 'megabytes':path.stat().st_size/1e6}
 
 def combined(how):
-    "Seconds to fit `how` on the first half of what two members say, where it is fitted, and to combine the second"
+    "Seconds to fit `how` on what two members say, where it is fitted, and to combine it"
     from cnnfast.ensembling.combining import FITTED, combine_probs, fit_combination
     from cnnfast.evaluation.metrics import Evaluation
-    logs,start = np.stack([np.log(np.load(args.folder/f'{i}.npy')) for i in range(2)]),time.perf_counter()
-    fitted = None
+    logs,fitted = [np.log(np.load(args.folder/f'{i}.npy')) for i in range(2)],None
+    start = now()
     if how in FITTED:
         with step('fit'): fitted,apart = fit_combination(how, logs, targets())
     with step('combine'): probs = combine_probs(how, logs, fitted)
-    found = dict(seconds=time.perf_counter()-start, accuracy=Evaluation(probs, targets(), vocab()).metrics['accuracy'])
-    return found
+    took = since(start)
+    return {**took, 'accuracy':Evaluation(apart if how == 'stack' else probs, targets(), vocab()).metrics['accuracy']}
 
 if __name__ == '__main__' and args.part:
-    print(json.dumps({**(combined(args.part) if args.part not in globals() else globals()[args.part]()), 'MB':peak_mb()}))
+    found = dict(figures=figures, report=report)[args.part]() if args.part in ('figures', 'report') else combined(args.part)
+    print(json.dumps({**found, 'MB':peak_mb()}))
 
 elif __name__ == '__main__':
     with tempfile.TemporaryDirectory() as folder:

@@ -92,8 +92,9 @@ def _metrics_table(ev, roc, pr):
 def _class_table(ev, roc, pr):
     "The report for each class; of many classes, the weakest first"
     t = ev.per_class.assign(support=ev.per_class.support.map('{:,}'.format)).join([roc.table.AUC, pr.table['average precision']])
-    if len(t) > LONG: t = t.sort_values('f1', kind='stable')
-    return _table(t, 'bars', float_format='{:.3f}'.format, na_rep='undefined')
+    note = Markup('<p class="note">The weakest first, by F1.</p>') if len(t) > LONG else ''
+    if note: t = t.sort_values('f1', kind='stable')
+    return note + _table(t, 'bars', float_format='{:.3f}'.format, na_rep='undefined')
 
 def _both_curves(roc, pr):
     fig,axs = plt.subplots(1, 2, figsize=(12.6, 4), layout='constrained')
