@@ -1,5 +1,5 @@
 "Ensembles and submissions: what is refused, what agrees, what is read and how often."
-import warnings, weakref
+import tracemalloc, warnings, weakref
 import numpy as np, pandas as pd
 import pytest
 import torch
@@ -62,6 +62,21 @@ def test_votes_by_hand():
     assert combine_probs('vote', two)[0].argmax() == 1 and combine_probs('vote', two[:,:,::-1])[0].argmax() == 0
     sure = np.log([[[.98, .01, .01]], [[.3, .4, .3]], [[.3, .4, .3]]])
     assert combine_probs('vote', sure)[0].argmax() == 1 and combine_probs('mean', sure)[0].argmax() == 0
+
+def test_combined_a_part_at_a_time():
+    "In parts as in one; of several members no second copy is made"
+    rng = np.random.default_rng(0)
+    targs = np.arange(12_000) % 300
+    many = np.log(rng.dirichlet(np.ones(300), (3, 12_000)).astype(np.float32))
+    fitted = {'weights':fit_combination('weights', many, targs)[0]}
+    fitted['stack'] = dict(coef=rng.normal(size=(300, 900))/100, intercept=rng.normal(size=300), share=0.3)
+    for how in COMBINATIONS:
+        tracemalloc.start()
+        try:
+            whole = combine_probs(how, list(many), fitted.get(how))
+            assert tracemalloc.get_traced_memory()[1] < whole.nbytes + 60e6 and whole.dtype == np.float32
+        finally: tracemalloc.stop()
+        np.testing.assert_allclose(whole[5000:5020], combine_probs(how, many[:,5000:5020], fitted.get(how)), rtol=1e-4)
 
 def test_weights_lie_halfway_to_the_most_likely():
     "Halfway to equal ones; with ten pictures more for each member, as a search over all weights finds them"

@@ -1,9 +1,9 @@
 "Metrics agree with scikit-learn; undefined ones are said to be; figures draw what they say, without overlapping labels."
-import itertools, time
+import itertools, time, tracemalloc
 import numpy as np, pytest, sklearn.metrics as skm
 from cnnfast.data.dataset import digits
 from cnnfast.training.learner import scratch_learner
-from cnnfast.evaluation.intervals import area_interval, precision_area, roc_area
+from cnnfast.evaluation.intervals import area_interval, pooled_areas, precision_area, roc_area
 from cnnfast.evaluation.metrics import Evaluation, evaluate
 from cnnfast.evaluation.mistakes import split_pictures
 import matplotlib.pyplot as plt
@@ -55,6 +55,37 @@ def test_areas_cover_the_truth():
     assert all(0.93 <= o <= 0.97 for o in np.mean(inside, axis=0)), np.mean(inside, axis=0)
     ev = evaluation(300, 3, seed=10)
     assert ev.roc().table.loc['macro', ['low', 'high']].values == pytest.approx(area_interval(*macro(ev, roc_area)))
+
+@pytest.mark.parametrize('n,c,levels', [(4000, 300, None), (500, 40, 25), (300, 7, 3), (60, 2, None)])
+def test_micro_averages_are_those_of_sklearn(n, c, levels):
+    "Areas and curves over all decisions in one heap, counted in parts; with many equal scores (`levels`), too"
+    p,targs = simulated(n, c)
+    p = (p if levels is None else np.round(p*levels)/levels).astype(np.float32)
+    hot = np.eye(c, dtype=bool)[targs]
+    roc,pr = pooled_areas(p, targs)
+    assert roc[0] == pytest.approx(skm.roc_auc_score(hot.ravel(), p.ravel()), abs=1e-9)
+    assert pr[0] == pytest.approx(skm.average_precision_score(hot.ravel(), p.ravel()), abs=1e-9)
+    for f,(_,moved,_) in zip((roc_area, precision_area), (roc, pr)): # what one picture moves is what its decisions move
+        np.testing.assert_allclose(moved, f(hot.ravel(), p.ravel())[1].reshape(n, c).sum(1), atol=1e-12)
+    if p.size > 10**6: return # the curves of fewer are as good
+    x,y,_ = skm.roc_curve(hot.ravel(), p.ravel(), drop_intermediate=False)
+    assert set(zip(*roc[2])) <= set(zip(x, y)) and skm.auc(*roc[2]) == pytest.approx(skm.auc(x, y), abs=1e-9)
+    precision,recall,_ = skm.precision_recall_curve(hot.ravel(), p.ravel())
+    assert set(zip(*np.round(pr[2], 12))) <= set(zip(np.round(recall, 12), np.round(precision, 12)))
+
+def test_many_classes_need_no_copies():
+    "Further pictures need less than half of their predictions as further memory, for curves, areas, temperature and top 5"
+    def peak(n):
+        p,targs = simulated(n, 300)
+        ev = Evaluation(p.astype(np.float32), targs, [f'class {i:03}' for i in range(300)], 'model')
+        del p
+        tracemalloc.start()
+        try:
+            ev.roc(); ev.precision_recall(); ev.temperature(); ev.metrics; ev.calibration(); ev.confusion()
+            return tracemalloc.get_traced_memory()[1]
+        finally: tracemalloc.stop()
+    peak(50) # what is imported on first use
+    assert peak(11_000)-peak(7000) < 4000*300*4/2
 
 def test_calibration_of_a_worked_example():
     "Four pictures, by hand: bins of 0.2"
@@ -124,6 +155,21 @@ def test_figures(c):
     assert {tuple(o) for o in drawn} <= set(zip(x, y)) and skm.auc(*drawn.T) == pytest.approx(skm.auc(x, y), abs=1e-12)
     bars = [o.get_height() for o in ev.plot_calibration()[0].patches]
     np.testing.assert_array_equal(bars, ev.calibration().accuracy)
+
+def test_confusion_of_more_classes_than_pixels():
+    "Of several classes in a square the largest count is drawn; every class has its dot on the diagonal"
+    ev = evaluation(4000, 450)
+    order = ev.class_order()
+    order.append(None) # what is kept does not change with what was given out
+    order = ev.class_order()
+    assert sorted(order) == list(range(450))
+    m = ev.confusion().values[np.ix_(order, order)]
+    ax = ev.plot_confusion()
+    np.testing.assert_array_equal(ax.collections[0].get_array(), np.diag(m))
+    wrong = np.where(np.eye(450, dtype=bool), 0, m)
+    want = [[wrong[i:i+3,j:j+3].max() for j in range(0, 450, 3)] for i in range(0, 450, 3)]
+    np.testing.assert_array_equal(ax.images[0].get_array(), want)
+    assert ax.images[0].get_extent() == [-0.5, 449.5, 449.5, -0.5] and '3×3' in ax.get_title()
 
 def test_confused_classes_stand_together():
     "Classes in pairs that are taken for each other, in an order drawn by chance"

@@ -2,7 +2,11 @@
 import shutil
 from pathlib import Path
 import pytest
+import numpy as np
 from cnnfast.data.dataset import digits
+from cnnfast.evaluation import curves # Evaluation.roc, …
+from cnnfast.evaluation.metrics import Evaluation
+from cnnfast.study import report
 from cnnfast.study.pipeline import compare
 
 BROWSER = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o), None)
@@ -35,6 +39,21 @@ def page(browser, path):
     p.close()
 
 def test_size(path): assert path.stat().st_size < 8*2**20
+
+def test_long_tables_are_folded():
+    "Of a hundred classes the weakest twenty are shown, and all where one unfolds them; ten are shown at once"
+    def tables(c):
+        rng = np.random.default_rng(0)
+        targs = np.repeat(np.arange(c), 5)
+        said = np.where(rng.random(len(targs)) < np.linspace(1, 0.2, c)[targs], targs, (targs+1) % c)
+        ev = Evaluation(np.eye(c)[said], targs, [f'class {i:03}' for i in range(c)])
+        return str(report._class_table(ev, ev.roc(), ev.precision_recall())).split('<details>'),ev.per_class.f1
+    (shown,folded),f1 = tables(100)
+    worst = set(f1.nsmallest(20, keep='all').index)
+    names = [o for o in f1.index if o in shown]
+    assert len(names) == 20 and set(names) <= worst and all(o in folded for o in f1.index) and 'All 100 rows' in folded
+    (shown,),f1 = tables(10)
+    assert all(o in shown for o in f1.index)
 
 @needs_browser
 def test_opens_without_errors_and_network(page, path):

@@ -62,6 +62,17 @@ def thin_labels(axis, labels, most):
     step = math.ceil(len(labels)/most)
     axis.set_ticks(range(0, len(labels), step), [str(o) for o in labels[::step]])
 
+def coarsened(
+    m, # (n,n)
+    most:int=200, # Squares a side
+) -> tuple: # (k,k), k no more than `most`; its extent, for `imshow`
+    "`m` in squares of several rows and columns, where it has more than can be seen: of each square the value that is farthest from 0"
+    n,step = len(m),math.ceil(len(m)/most)
+    m = np.pad(m, (0, -n % step))
+    squares = m.reshape(len(m)//step, step, len(m)//step, step).swapaxes(1, 2).reshape(len(m)//step, len(m)//step, -1)
+    at = np.abs(squares).argmax(-1)[...,None]
+    return np.take_along_axis(squares, at, -1)[...,0],(-0.5, len(m)-0.5, len(m)-0.5, -0.5)
+
 # %% ../../nbs/core/02_plotting.ipynb #d874699f
 def to_images(x): # Pictures (N,C,H,W), 0 to 1 -> (N,H,W,3)
     "Pictures as matplotlib draws them"

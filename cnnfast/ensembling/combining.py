@@ -11,6 +11,7 @@ __all__ = ['COMBINATIONS']
 import math, warnings
 from fastai.vision.all import *
 from ..core.text import shortlist
+from ..evaluation.intervals import by_rows
 
 # %% ../../nbs/ensembling/00_combining.ipynb #496ae5b2
 COMBINATIONS = dict(mean='mean of the probabilities',
@@ -22,29 +23,39 @@ COMBINATIONS = dict(mean='mean of the probabilities',
 # %% ../../nbs/ensembling/00_combining.ipynb #62eb47d3
 def _features(logs): # (M,N,C) -> (N,M*C)
     "Logarithms, those below one in a million cut off, about their mean"
-    o = np.maximum(logs, math.log(1e-6))
-    return (o - o.mean(-1, keepdims=True)).transpose(1, 0, 2).reshape(logs.shape[1], -1)
+    n,c = logs[0].shape
+    res = np.empty((n, len(logs), c), dtype=logs[0].dtype)
+    for k,o in enumerate(logs):
+        np.maximum(o, math.log(1e-6), out=res[:,k])
+        res[:,k] -= res[:,k].mean(-1, keepdims=True)
+    return res.reshape(n, -1)
 
 def _votes(p): # (M,N,C) -> (N,C)
     "Shares of the votes; a hundredth of a vote decides where they are equal"
     votes = np.eye(p.shape[-1], dtype=np.float32)[p.argmax(-1)].sum(0)
     return (votes + p.mean(0)/100)/(len(p) + 0.01)
 
-def combine_probs(
-    how:str, # A key of `COMBINATIONS`, or 'given'
-    logs, # Logarithms of what each member says, (M,N,C)
-    fitted:dict=None, # From `fit_combination`, for weights and stacking; dict(weights=…), (M,), where they are given
-) -> np.ndarray: # (N,C)
-    "The probability of each class for each picture"
+def _combined(how, logs, fitted):
     from scipy.special import softmax
     if how == 'logits': return softmax(logs.mean(0), axis=-1)
     p = np.exp(logs)
     if how == 'vote': return _votes(p)
     if how == 'stack':
-        stacked = softmax(_features(logs) @ np.array(fitted['coef']).T + fitted['intercept'], axis=-1)
+        stacked = softmax(_features(logs) @ fitted['coef'].T + fitted['intercept'], axis=-1)
         return fitted['share']*stacked + (1-fitted['share'])*p.mean(0)
-    w = np.array(fitted['weights'] if fitted else [1]*len(p))
+    w = fitted['weights']
     return np.tensordot(w/w.sum(), p, 1)
+
+def combine_probs(
+    how:str, # A key of `COMBINATIONS`, or 'given'
+    logs, # Logarithms of what each member says, (M,N,C); or a list of (N,C)
+    fitted:dict=None, # From `fit_combination`, for weights and stacking; dict(weights=…), (M,), where they are given
+) -> np.ndarray: # (N,C)
+    "The probability of each class for each picture"
+    fitted = {k:np.array(o) for k,o in (fitted or dict(weights=[1]*len(logs))).items()}
+    res = np.empty_like(logs[0])
+    for rows in by_rows(res): res[rows] = _combined(how, np.stack([o[rows] for o in logs]), fitted)
+    return res
 
 # %% ../../nbs/ensembling/00_combining.ipynb #33c2d035
 def given_weights(
@@ -87,7 +98,7 @@ def _mixture(likes, prior=10, steps=1000): # (M,N): what each gives the actual c
         if np.abs(w-old).max() < 1e-7: break
     return w
 
-def _of_class(probs, targs): return probs[...,np.arange(len(targs)),targs] # of the actual class
+def _of_class(probs, targs): return np.stack([o[np.arange(len(targs)),targs] for o in probs]) # (M,N,C) -> (M,N): of the actual class
 
 def _fit_weights(logs, targs):
     w = (_mixture(np.exp(_of_class(logs, targs))) + 1/len(logs))/2 # halfway to equal ones
@@ -100,28 +111,30 @@ def _stacked_apart(models, x, targs):
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
     apart = [cross_val_predict(o, x, targs, cv=folds, method='predict_proba') for o in models]
-    i = np.argmax([np.log(np.maximum(_of_class(o, targs), 1e-12)).mean() for o in apart])
+    i = np.argmax([o.mean() for o in np.log(np.maximum(_of_class(apart, targs), 1e-12))])
     return models[i],apart[i]
 
 def _fit_stack(logs, targs):
     from sklearn.linear_model import LogisticRegression
-    x,mean,n = _features(logs),np.exp(logs).mean(0),logs.shape[-1]
+    x,mean,n = _features(logs),combine_probs('mean', logs),logs[0].shape[-1]
     strengths = (0.001, 0.01, 0.1) if x.size*n < 1e8 else (0.01,) # seconds, not minutes
+    steps = int(np.clip(1e12/(x.size*n), 10, 50)) # minutes, not hours
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # 50 steps are enough, whether it has converged or not
-        m,apart = _stacked_apart([LogisticRegression(C=o, max_iter=50, tol=1e-3) for o in strengths], x, targs)
+        warnings.simplefilter('ignore') # so many steps are enough, whether it has converged or not
+        m,apart = _stacked_apart([LogisticRegression(C=o, max_iter=steps, tol=1e-3) for o in strengths], x, targs)
         m.fit(x, targs)
-    share = float(_mixture(np.stack([_of_class(o, targs) for o in (mean, apart)]))[1].round(6))
+    share = float(_mixture(_of_class((mean, apart), targs))[1].round(6))
     coef,intercept = [o if n > 2 else np.concatenate([-o, o])/2 for o in (m.coef_, m.intercept_)]
     fitted = {k:o.astype(float).round(6).tolist() for k,o in dict(coef=coef, intercept=intercept).items()}
-    return dict(**fitted, share=share),share*apart + (1-share)*mean
+    for rows in by_rows(mean): mean[rows] = share*apart[rows] + (1-share)*mean[rows]
+    return dict(**fitted, share=share),mean
 
 FITTED = dict(weights=_fit_weights, stack=_fit_stack) # Those of `COMBINATIONS` that are fitted
 
 # %% ../../nbs/ensembling/00_combining.ipynb #a8a4b73a
 def fit_combination(
     how:str, # A key of `FITTED`
-    logs, # Logarithms of what each member says of the validation pictures, (M,N,C)
+    logs, # Logarithms of what each member says of the validation pictures, (M,N,C); or a list of (N,C)
     targs, # Their class numbers, (N,)
 ): # Plain numbers, for `combine_probs`; probabilities (N,C) of the same pictures, by stacking that was fitted without them
     "What the way to combine learns from validation pictures"

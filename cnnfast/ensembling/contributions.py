@@ -9,7 +9,7 @@ __all__ = []
 
 # %% ../../nbs/ensembling/03_contributions.ipynb #499ff6e8
 from fastai.vision.all import *
-from ..core.plotting import thin_labels
+from ..core.plotting import coarsened, thin_labels
 from ..evaluation import curves # Evaluation.ece
 from ..evaluation.intervals import mcnemar, paired_difference
 from .ensemble import Ensemble
@@ -34,14 +34,17 @@ def table(self:Ensemble,
 ) -> pd.DataFrame: # One row for the ensemble, one per member
     ("Accuracy with its 95% interval, F1 (macro), calibration error and forward passes in pictures per second; "
      "then what `contributions` says: the difference without the member, and whether it could go")
-    evs,rows = {self.name:self.evaluate(split), **(self.evaluations(split) if len(self.members) > 1 else {})},{}
-    took = {o.name:o.seconds[evs[self.name].split] for o in self.members}
-    for k,ev in evs.items():
+    split,rows = self.evaluate(split).split,{}
+    if (key := ('table', split)) in self._known: return self._known[key].copy()
+    took = {o.name:o.seconds[split] for o in self.members}
+    for k in [self.name, *(self.names if len(self.members) > 1 else [])]:
+        ev = self.evaluate(split) if k == self.name else self.of_member(k, split)
         accuracy = ev.intervals(n_resamples=1).loc['accuracy'] # Wilson's needs no resamples
         rows[k] = dict(accuracy=accuracy.value, low=accuracy.low, high=accuracy.high, f1_macro=ev.metrics['f1_macro'], ece=ev.ece(),
                        pictures_per_second=len(ev.targs)/took.get(k, sum(took.values())))
     t,s = pd.DataFrame.from_dict(rows, orient='index'),self.contributions()
-    return t.assign(without=s.difference, could_go=~(s.settled.astype(bool) & (s.difference < 0)))
+    self._known[key] = t.assign(without=s.difference, could_go=~(s.settled.astype(bool) & (s.difference < 0)))
+    return self._known[key].copy()
 
 @patch
 def show_table(self:Ensemble,
@@ -60,14 +63,18 @@ def show_table(self:Ensemble,
 
 # %% ../../nbs/ensembling/03_contributions.ipynb #78de4a0f
 @patch
-def _and_best(self:Ensemble, split): return self.evaluate(split),self.evaluations(split)[self.best]
+def and_best(self:Ensemble, split=None):
+    "What the ensemble does on one split, and what its best member does"
+    ev = self.evaluate(split)
+    if (key := ('best', ev.split)) not in self._known: self._known[key] = self.of_member(self.best, split)
+    return ev,self._known[key]
 
 @patch
 def differences(self:Ensemble,
     split:str=None, # As for `evaluate`
 ) -> pd.DataFrame: # One row per class: pictures, gained, lost; `attrs`: best (its name), mcnemar
     "How many pictures of each class the ensemble gets right and its best member does not, and the other way round"
-    ev,best = self._and_best(split)
+    ev,best = self.and_best(split)
     a,b = ev.preds == ev.targs,best.preds == best.targs
     which = dict(pictures=a | True, gained=a & ~b, lost=b & ~a)
     t = pd.DataFrame({k:np.bincount(ev.targs[o], minlength=len(self.classes)) for k,o in which.items()}, index=self.classes)
@@ -87,7 +94,7 @@ def plot_differences(self:Ensemble,
     ax=None, # A matplotlib axis; None: a new figure
 ):
     "Draw the confusion matrix of the ensemble minus that of its best member, violet where the ensemble is better"
-    ev,best = self._and_best(split)
+    ev,best = self.and_best(split)
     n = len(self.classes)
     places = best.class_order() if n > 20 else range(n)
     m = (ev.confusion() - best.confusion()).values[np.ix_(places, places)]
@@ -95,7 +102,9 @@ def plot_differences(self:Ensemble,
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
     right,wrong = [max(1, np.abs(m[o]).max()) for o in (own, ~own)] # mistakes have a scale of their own, as in `plot_confusion`
     better = np.where(own, m/right, -m/wrong)
-    ax.imshow(better, cmap='PuOr', vmin=-1, vmax=1)
+    squares,extent = coarsened(better)
+    ax.imshow(squares, cmap='PuOr', vmin=-1, vmax=1, extent=extent, interpolation='nearest' if n > 200 else None)
+    ax.set(xlim=(-0.5, n-0.5), ylim=(n-0.5, -0.5))
     if n <= 20: _draw_numbers(ax, m, better, n)
     names = [self.classes[o] for o in places]
     thin_labels(ax.xaxis, names, 50); thin_labels(ax.yaxis, names, 50)

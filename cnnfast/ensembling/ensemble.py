@@ -56,7 +56,7 @@ class Ensemble:
         self.how = how if own else 'given'
         if self.how == 'given': self.fitted = dict(weights=given_weights(fitted['weights'] if own else how, len(members)))
         self.classes = _shared_classes(members, dls, classes)
-        self._targs,self._apart,self._contributions = {},None,None
+        self._targs,self._apart,self._contributions,self._known = {},None,None,{} # `_known`: what was computed of a split
         self._check_valid()
 
     @property
@@ -137,7 +137,7 @@ def _ask(self:Ensemble, m, items, dl=None, bs=None): # (N,C), seconds, {position
 
 # %% ../../nbs/ensembling/02_ensemble.ipynb #ff2395c6
 @patch
-def _split_logs(self:Ensemble, split): # (M,N,C)
+def _split_logs(self:Ensemble, split): # M times (N,C)
     dl = self.dls.loaders[find_split(self.dls, split)[1]]
     for m in with_progress([o for o in self.members if split not in o.logs], f'predicting {split}'):
         logs,seconds,bad = self._ask(m, dl.dataset.items, dl)
@@ -145,7 +145,7 @@ def _split_logs(self:Ensemble, split): # (M,N,C)
             shown = shortlist((f'{dl.dataset.items[i]} ({r})' for i,r in bad.items()), 3)
             raise ValueError(f'{len(bad):,} pictures of {split} can no longer be read: {shown}')
         m.logs[split],m.seconds[split] = logs,seconds
-    return np.stack([o.logs[split] for o in self.members])
+    return [o.logs[split] for o in self.members]
 
 @patch
 def fit(self:Ensemble):
@@ -175,7 +175,7 @@ def _classify(self:Ensemble, what, bs, put):
         o,_,bad = self._ask(m, items, bs=bs)
         if not logs: check_read(bad, names)
         logs.append(o)
-    put(combine_probs(self.how, np.stack(logs), self.fitted))
+    put(combine_probs(self.how, logs, self.fitted))
     return names,list(bad)
 
 Ensemble.predict,Ensemble.predict_proba = Classifier.predict,Classifier.predict_proba
@@ -192,23 +192,31 @@ def evaluate(self:Ensemble,
     split:str=None, # 'train', 'valid' or 'test'; by default test, or valid where there is no test
 ) -> Evaluation:
     "What the ensemble does on one split"
-    probs = self.probs(split)
-    return self._evaluation(probs, self.name, find_split(self.dls, split)[0])
+    if self.dls: split,_ = find_split(self.dls, split)
+    if (key := ('evaluation', split)) not in self._known: self._known[key] = self._evaluation(self.probs(split), self.name, split)
+    return self._known[key]
+
+@patch
+def of_member(self:Ensemble,
+    name:str, # One of `names`
+    split:str=None, # As for `evaluate`
+) -> Evaluation:
+    "What one member does on one split"
+    ev = self.evaluate(split)
+    return self._evaluation(np.exp(self.members[self.names.index(name)].logs[ev.split]), name, ev.split)
 
 @patch
 def evaluations(self:Ensemble,
     split:str=None, # As for `evaluate`
 ) -> dict: # name -> `Evaluation`
     "What each member does on one split"
-    self.probs(split)
-    split,_ = find_split(self.dls, split)
-    return {o.name:self._evaluation(np.exp(o.logs[split]), o.name, split) for o in self.members}
+    return {o:self.of_member(o, split) for o in self.names}
 
 @patch(as_prop=True)
 def best(self:Ensemble) -> str:
     "The name of the member that is right most often on valid"
-    evs = self.evaluations('valid')
-    return max(evs, key=lambda o: (evs[o].preds == evs[o].targs).mean())
+    self.evaluate('valid')
+    return max(self.members, key=lambda o: (o.logs['valid'].argmax(1) == self.targs('valid')).mean()).name
 
 # %% ../../nbs/ensembling/02_ensemble.ipynb #2b90c366
 @patch

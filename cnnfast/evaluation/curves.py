@@ -9,8 +9,9 @@ __all__ = []
 
 # %% ../../nbs/evaluation/02_curves.ipynb #2b78a3a3
 from fastai.vision.all import *
+from matplotlib.collections import LineCollection
 from ..core.plotting import PALETTE, class_color
-from .intervals import area_interval, precision_area, roc_area
+from .intervals import area_interval, by_rows, class_areas, pooled_areas
 from .metrics import Evaluation
 
 # %% ../../nbs/evaluation/02_curves.ipynb #18d04fd9
@@ -21,39 +22,40 @@ class Curves:
     def _repr_html_(self): return self.table.round(4).to_html(na_rep='undefined')
 
 # %% ../../nbs/evaluation/02_curves.ipynb #074331ab
-def _one_vs_rest(ev, area, name):
-    "{class: (x, y)} for each class that has both pictures and others, with 'micro'; and a table of areas"
-    curves,areas,moved,hot = {},{},[],np.eye(len(ev.vocab), dtype=bool)[ev.targs]
-    for i,o in enumerate(ev.vocab):
-        if not hot[:,i].any() or hot[:,i].all(): areas[o] = (np.nan,)*3; continue
-        a,m,curves[o] = area(hot[:,i], ev.probs[:,i])
-        areas[o] = (a, *area_interval(a, m))
-        moved.append(m)
-    averages = dict.fromkeys(('micro', 'macro'), (np.nan,)*3)
-    if curves:
-        a,m,curve = area(hot.ravel(), ev.probs.ravel())
-        mean = np.mean([areas[o][0] for o in curves])
-        averages = dict(micro=(a, *area_interval(a, m.reshape(hot.shape).sum(1))),
-                        macro=(mean, *area_interval(mean, np.mean(moved, axis=0))))
-        curves = {'micro':curve, **curves}
-    return curves,pd.DataFrame.from_dict({**averages, **areas}, orient='index', columns=[name, 'low', 'high'])
+def _one_vs_rest(ev):
+    "For ROC and precision-recall, computed once: {class: (x, y)}, with 'micro'; {class: (area, low, high)}, with 'micro' and 'macro'"
+    if hasattr(ev, '_areas'): return ev._areas
+    (each,moved),res = class_areas(ev.probs, ev.targs),[]
+    pooled = pooled_areas(ev.probs, ev.targs) if each else [None]*len(moved)
+    for k,m in enumerate(moved):
+        curves,areas = {},dict.fromkeys(('micro', 'macro', *ev.vocab), (np.nan,)*3)
+        if each:
+            area,of_all,curves['micro'] = pooled[k]
+            mean = np.mean([o[k][0] for o in each.values()])
+            areas.update(micro=(area, *area_interval(area, of_all)), macro=(mean, *area_interval(mean, m)))
+        for i,o in each.items(): *areas[ev.vocab[i]],curves[ev.vocab[i]] = o[k]
+        res.append((curves, areas))
+    ev._areas = res
+    return res
+
+def _area_table(areas, name): return pd.DataFrame.from_dict(areas, orient='index', columns=[name, 'low', 'high'])
 
 @patch
 def roc(self:Evaluation) -> Curves: # Its `table`: AUC of each class, micro and macro, 0 to 1, with 95% intervals
     "ROC curve of each class against the others"
-    curves,table = _one_vs_rest(self, roc_area, 'AUC')
+    curves,areas = _one_vs_rest(self)[0]
     grid = np.linspace(0, 1, 201)
     if curves:
-        micro = curves.pop('micro')
-        macro = np.mean([np.interp(grid, *o) for o in curves.values()], axis=0)
-        curves = {'micro':micro, 'macro':(grid, macro), **curves}
-    return Curves('ROC', curves, table)
+        macro = np.mean([np.interp(grid, *o) for k,o in curves.items() if k != 'micro'], axis=0)
+        curves = {'micro':curves['micro'], 'macro':(grid, macro), **curves}
+    return Curves('ROC', curves, _area_table(areas, 'AUC'))
 
 # %% ../../nbs/evaluation/02_curves.ipynb #2f01108f
 @patch
 def precision_recall(self:Evaluation) -> Curves: # Its `table`: average precision of each class, micro and macro, 0 to 1, with 95% intervals
     "Precision-recall curve of each class against the others"
-    return Curves('precision-recall', *_one_vs_rest(self, precision_area, 'average precision'))
+    curves,areas = _one_vs_rest(self)[1]
+    return Curves('precision-recall', curves, _area_table(areas, 'average precision'))
 
 # %% ../../nbs/evaluation/02_curves.ipynb #9977fcdc
 @patch
@@ -66,7 +68,7 @@ def plot(self:Curves,
     areas = self.table.iloc[:,0]
     classes = areas.drop(['micro', 'macro']).dropna().sort_values().index
     named = classes if len(classes) <= 2*n else classes[:n]
-    for o in classes[len(named):]: ax.plot(*self.curves[o], color='0.8', lw=0.5)
+    ax.add_collection(LineCollection([np.transpose(self.curves[o]) for o in classes[len(named):]], colors='0.8', lw=0.5, zorder=2))
     vocab = [o for o in self.table.index if o not in ('micro', 'macro')]
     for i,o in enumerate(named):
         color = class_color(vocab.index(o) if len(vocab) <= 20 else i)
@@ -123,17 +125,23 @@ def plot_calibration(self:Evaluation,
     return axs
 
 # %% ../../nbs/evaluation/02_curves.ipynb #f7de43b1
+def _logits(probs): return np.log(np.maximum(probs, np.float32(1e-12)))
+
 @patch
 def temperature(self:Evaluation) -> float:
     "By what to divide the logits so that these pictures are most likely: above 1 where the model is too sure"
-    from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
-    logs = np.log(np.maximum(self.probs.astype(np.float64), 1e-12))
-    rows = np.arange(len(logs))
-    def loss(log_t):
-        z = logs/math.exp(log_t)
-        return (logsumexp(z, axis=1) - z[rows,self.targs]).mean()
-    return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method='bounded', options=dict(xatol=1e-6)).x)
+    from scipy.optimize import brentq
+    def slope(log_t): # by how much the loss grows with 1/t: by the mean logit, with that of the actual class as zero
+        total = 0.
+        for rows in by_rows(self.probs):
+            z = _logits(self.probs[rows])
+            w = np.exp((z - z.max(1, keepdims=True))*np.float32(math.exp(-log_t)))
+            z -= z[np.arange(len(z)),self.targs[rows]][:,None]
+            total += float((np.einsum('nc,nc->n', w, z)/w.sum(1)).sum(dtype=np.float64))
+        return total
+    low,high = math.log(0.05),math.log(20)
+    if slope(low) <= 0: return 0.05 # the loss falls throughout
+    return 20. if slope(high) >= 0 else math.exp(brentq(slope, low, high, xtol=1e-6))
 
 # %% ../../nbs/evaluation/02_curves.ipynb #f178ff8d
 @patch
@@ -143,5 +151,6 @@ def scaled(self:Evaluation,
     "The same predictions with logits divided by `temperature`"
     from scipy.special import softmax
     if not temperature > 0: raise ValueError(f'temperature={temperature}: it must be above 0')
-    probs = softmax(np.log(np.maximum(self.probs.astype(np.float64), 1e-12))/temperature, axis=1)
+    probs = np.empty_like(self.probs)
+    for rows in by_rows(probs): probs[rows] = softmax(_logits(self.probs[rows]).astype(np.float64)/temperature, axis=1)
     return Evaluation(probs, self.targs, self.vocab, self.name, self.split, self.history)

@@ -34,6 +34,14 @@ def average_scores(hits, actual, predicted) -> dict: # name -> (...), 0 to 1
                 **{f'{k}_{avg}':_average(v, w) for avg,w in kinds.items() for k,v in scores.items()})
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #73258cd5
+def _adding(labels, n_classes):
+    "Sparse ((1+2m)*C, K): adds up how often each of K kinds of `labels` (1+m, K) was drawn to what is actual, predicted and recognised"
+    from scipy.sparse import csr_array
+    places = np.concatenate([labels, np.where(labels[1:] == labels[0], labels[0], -1)])
+    which,kind = np.nonzero(places >= 0)
+    rows = which*n_classes + places[which,kind]
+    return csr_array((np.ones(len(rows)), (rows, kind)), shape=(len(places)*n_classes, labels.shape[1]))
+
 def _resampled(targs, preds, n_classes, n_resamples, seed):
     "Yields (hits, actual, predicted), each (models, some resamples, C), for resamples of the pictures that `preds` (models, N) are of"
     rng,labels,m = np.random.default_rng(seed),np.stack([targs, *preds]),len(preds)
@@ -42,16 +50,15 @@ def _resampled(targs, preds, n_classes, n_resamples, seed):
     often = counts >= 8
     rest = labels[:,~often[of.ravel()]] # drawn one by one: many kinds of few pictures
     share = np.append(counts[often], rest.shape[1])/len(targs)
-    def columns(o): return np.stack([*o, *np.where(o[1:] == o[0], o[0], n_classes)]) # actual, predicted, hits; `n_classes`: none
-    hot = (columns(kinds[:,often])[:,:,None] == np.arange(n_classes)).astype(float) # (1+2m, kinds, C)
-    step = max(1, 2**22//max(1, rest.shape[1], len(share)))
+    adds,n_rest = _adding(np.concatenate([kinds[:,often], rest], axis=1), n_classes),rest.shape[1]
+    step = max(1, 2**22//max(1, n_rest, len(share), (1+2*m)*n_classes))
     for i in range(0, n_resamples, step):
         drawn = rng.multinomial(len(targs), share, size=min(step, n_resamples-i))
-        rows = np.repeat(np.arange(len(drawn))*(n_classes+1), drawn[:,-1])
-        idx = rng.integers(0, max(1, rest.shape[1]), len(rows))
-        def counted(o): return np.bincount(rows + o[idx], minlength=len(drawn)*(n_classes+1)).reshape(len(drawn), -1)[:,:-1]
-        res = [drawn[:,:-1] @ h + counted(o) for h,o in zip(hot, columns(rest))]
-        yield np.stack(res[1+m:]),np.stack([res[0]]*m),np.stack(res[1:1+m])
+        rows = np.repeat(np.arange(len(drawn))*n_rest, drawn[:,-1])
+        alone = np.bincount(rows + rng.integers(0, max(1, n_rest), len(rows)), minlength=len(drawn)*n_rest).reshape(len(drawn), n_rest)
+        res = adds @ np.concatenate([drawn[:,:-1].T, alone.T]).astype(float) # ((1+2m)*C, some resamples)
+        res = np.ascontiguousarray(res.reshape(1+2*m, n_classes, -1).transpose(0, 2, 1))
+        yield res[1+m:],np.repeat(res[:1], m, axis=0),res[1:1+m]
 
 def resampled_metrics(
     targs, # Class numbers, (N,)
@@ -137,46 +144,62 @@ def metric_intervals(
     return pd.DataFrame.from_dict(rows, orient='index', columns=['value', 'low', 'high'])
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #59d556f7
-def _ranked(y, scores):
-    "From the highest score down: order, `y`, first and last position of equal scores, and how many of `y` are met up to each position"
-    order = np.argsort(-scores) # equals in any order: their first and last positions count
-    s,y = scores[order],y[order].astype(float)
-    edges = np.flatnonzero(s[1:] != s[:-1])+1
-    sizes = np.diff(np.concatenate([[0], edges, [len(s)]]))
-    first,last = np.repeat(np.append(0, edges), sizes),np.repeat(np.append(edges, len(s))-1, sizes)
-    return order,y,first,last,np.cumsum(y)
+def _slots(marks, scores):
+    "Where each of `scores` stands, from above: at one of the ascending `marks` (odd numbers) or between two of them (even ones)"
+    k = np.searchsorted(marks, scores)
+    return 2*(len(marks)-k) - (np.take(marks, k, mode='clip') == scores)
+
+def _areas(y, scores, kinds):
+    "What each of `kinds` (`roc_of_counts`, …) says: area; how much each picture moves it (N,); the curve"
+    y,scores = np.asarray(y, dtype=bool),np.asarray(scores)
+    marks = np.unique(scores[y])
+    slots = _slots(marks, scores)
+    every,own = [np.bincount(o, minlength=2*len(marks)+1) for o in (slots, slots[y])]
+    res = []
+    for f in kinds:
+        area,(theirs,mine),curve = f(own, every-own)
+        moved = theirs[slots]; moved[y] = mine[slots[y]]
+        res.append((area, moved, curve))
+    return res
+
+def roc_of_counts(
+    own, # Pictures of the class in each slot (`_slots`), some
+    others, # Other pictures in each, some
+) -> tuple: # Area; how much a picture of the others, and of the class, moves it from each slot (2, slots); x and y of the curve's corners
+    "`roc_area` from counts"
+    tp,fp = np.cumsum(own),np.cumsum(others)
+    p,n = tp[-1],fp[-1]
+    before = (2*tp-own)/2/p,(2*fp-others)/2/n # share of the class, and of the others, that comes before; of equals half
+    area = 1 - (own*before[1]).sum()/p
+    with np.errstate(divide='ignore', invalid='ignore'):
+        moved = np.stack([(before[0]-area)/np.sqrt(n*(n-1.)), (1-before[1]-area)/np.sqrt(p*(p-1.))])
+    x,y = [np.append(0, o[own+others > 0]) for o in (fp, tp)]
+    dx,dy = np.diff(x),np.diff(y)
+    corners = np.concatenate([[True], dx[:-1]*dy[1:] != dx[1:]*dy[:-1], [True]])
+    return area,moved,(x[corners]/n, y[corners]/p)
 
 def roc_area(
     y, # Is the picture of the class? (N,) bool, some of them and not all
     scores, # Higher where the model thinks so, (N,)
 ) -> tuple: # Area; how much each picture moves it (N,), squares sum to its variance; the curve: share of the others, share of the class
     "Area under the ROC curve, 0 to 1, DeLong's components, and the corners of the curve"
-    order,y,first,last,tp = _ranked(np.asarray(y), np.asarray(scores))
-    p,n = tp[-1],len(y)-tp[-1]
-    fp = np.arange(1, len(y)+1)-tp
-    # share of the others that come before it; of equals half
-    above = np.where(y == 1, (fp[last] + (fp-1+y)[first])/2/n, (tp[last] + (tp-y)[first])/2/p)
-    area = 1 - above[y == 1].mean()
-    own = np.where(y == 1, 1-above, above)-area
-    with np.errstate(divide='ignore', invalid='ignore'): own = np.where(y == 1, own/np.sqrt(p*(p-1)), own/np.sqrt(n*(n-1)))
-    res = np.empty(len(y)); res[order] = own
-    ends = np.flatnonzero(last == np.arange(len(last)))
-    x,y = np.append(0, fp[ends]),np.append(0, tp[ends])
-    corners = np.flatnonzero(np.concatenate([[True], (np.diff(x, 2) != 0) | (np.diff(y, 2) != 0), [True]]))
-    return area,res,(x[corners]/n, y[corners]/p)
+    return _areas(y, scores, [roc_of_counts])[0]
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #528f307f
+def precision_of_counts(own, others) -> tuple: # As for `roc_of_counts`; the curve: recall, precision
+    "`precision_area` from counts"
+    tp,n = np.cumsum(own),np.cumsum(own+others)
+    p,precision = tp[-1],tp/np.maximum(n, 1)
+    area = (own*precision).sum()/p
+    def below(o): return np.cumsum((own*o/np.maximum(n, 1))[::-1])[::-1] # over the pictures of the class that come after it
+    other = -below(precision)/p
+    moved = np.stack([other, other + (precision-area + below(1))/p]) if p > 1 else np.full((2, len(tp)), np.nan)
+    met = own+others > 0
+    return area,moved,(np.append(0, tp[met]/p), np.append(1, precision[met]))
+
 def precision_area(y, scores) -> tuple: # As for `roc_area`; the curve: recall, precision
-    "Average precision, the infinitesimal jackknife's components, and the precision-recall curve"
-    order,y,first,last,tp = _ranked(np.asarray(y), np.asarray(scores))
-    p,n = tp[-1],last+1.
-    precision = tp[last]/n
-    area = precision[y == 1].mean()
-    def below(o): return np.cumsum(o[::-1])[::-1][first] # sum over the pictures that come after it
-    own = (y*(precision-area) + y*below(y/n) - below(y*tp[last]/n**2))/p
-    res = np.empty(len(y)); res[order] = own
-    ends = np.flatnonzero(last == np.arange(len(last)))
-    return area,res if p > 1 else np.full(len(y), np.nan),(np.append(0, tp[ends]/p), np.append(1, precision[ends]))
+    "Average precision, the infinitesimal jackknife's components, and the corners of the precision-recall curve"
+    return _areas(y, scores, [precision_of_counts])[0]
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #c41700ba
 def area_interval(
@@ -191,6 +214,50 @@ def area_interval(
     if not (0 < area < 1 and np.isfinite(se)): return np.nan,np.nan
     half = norm.ppf((1+level)/2)*se/(area*(1-area))
     return tuple(expit(logit(area) + half*np.array([-1, 1])).tolist())
+
+# %% ../../nbs/evaluation/00_intervals.ipynb #887943f0
+KINDS = roc_of_counts,precision_of_counts
+
+def class_areas(
+    probs, # (N,C)
+    targs, # Class numbers, (N,)
+) -> tuple: # {class: for each of `KINDS` (area, low, high, curve)}; how much each picture moves the mean areas, (kinds, N)
+    "Areas with intervals and curves of each class that has pictures, and not all of them, against the others"
+    found,moved = {},np.zeros((len(KINDS), len(targs)))
+    for first in range(0, probs.shape[1], 32): # so many columns at once are read faster than one by one
+        for i,scores in enumerate(np.ascontiguousarray(probs[:,first:first+32].T), first):
+            y = targs == i
+            if not y.any() or y.all(): continue
+            each = _areas(y, scores, KINDS)
+            found[i] = [(area, *area_interval(area, m), curve) for area,m,curve in each]
+            for o,(_,m,_) in zip(moved, each): o += m
+    return found,moved/max(1, len(found))
+
+def by_rows(o): # (N,C)
+    "Slices of rows of `o`, of about a million numbers each"
+    step = max(1, 2**20//max(1, o.shape[1]))
+    return [slice(i, i+step) for i in range(0, len(o), step)]
+
+def pooled_areas(
+    probs, # (N,C)
+    targs, # Class numbers, (N,)
+) -> list: # For each of `KINDS`: area; how much each picture moves it (N,); the curve
+    "`roc_area` and `precision_area` of all decisions, picture and class, in one heap"
+    own = probs[np.arange(len(targs)),targs]
+    marks = np.unique(own)
+    ends = np.zeros((len(marks), 2), dtype=np.int64) # decisions below each mark, and up to it
+    for rows in by_rows(probs):
+        scores = np.sort(probs[rows], axis=None)
+        ends += np.stack([np.searchsorted(scores, marks, side) for side in ('left', 'right')], axis=1)
+    every = np.diff(ends.ravel(), prepend=0, append=probs.size)[::-1]
+    places = _slots(marks, own)
+    counts = np.bincount(places, minlength=len(every))
+    found = [f(counts, every-counts) for f in KINDS]
+    sums = np.zeros((len(KINDS), len(targs)))
+    for rows in by_rows(probs):
+        slots = _slots(marks, np.sort(probs[rows], axis=1)) # what is sorted is found faster
+        for o,(_,(others,_),_) in zip(sums, found): o[rows] = others[slots].sum(1)
+    return [(area, o + (mine-others)[places], curve) for o,(area,(others,mine),curve) in zip(sums, found)]
 
 # %% ../../nbs/evaluation/00_intervals.ipynb #045de68c
 def mcnemar(

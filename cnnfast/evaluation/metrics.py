@@ -11,11 +11,11 @@ __all__ = ['Evaluation', 'evaluate', 'plot_history']
 import warnings
 from fastai.vision.all import *
 from ..core.text import clipped, shortlist
-from ..core.plotting import PALETTE, palette_color, text_color, thin_labels
+from ..core.plotting import PALETTE, coarsened, palette_color, text_color, thin_labels
 from ..data.augmentation import FlipLR
 from ..data.loading import find_split
 from ..training.callbacks import reused_memory
-from .intervals import mcnemar, metric_intervals, paired_difference
+from .intervals import by_rows, mcnemar, metric_intervals, paired_difference
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #50f8ab9b
 class Evaluation:
@@ -67,9 +67,13 @@ def evaluate(
 @patch
 def in_top(self:Evaluation, k:int) -> np.ndarray: # (N,) bool
     "Is the actual class among the `k` most probable?"
-    own = self.probs[np.arange(len(self.targs)),self.targs][:,None]
-    before = np.arange(len(self.vocab)) < self.targs[:,None] # of equal probabilities the first class counts, as in `preds`
-    return ((self.probs > own) | ((self.probs == own) & before)).sum(1) < k
+    res = np.empty(len(self.targs), dtype=bool)
+    for rows in by_rows(self.probs):
+        probs,targs = self.probs[rows],self.targs[rows][:,None]
+        own = np.take_along_axis(probs, targs, 1)
+        before = np.arange(len(self.vocab)) < targs # of equal probabilities the first class counts, as in `preds`
+        res[rows] = ((probs > own) | ((probs == own) & before)).sum(1) < k
+    return res
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #c0053040
 @patch(as_prop=True)
@@ -186,12 +190,27 @@ def class_order(self:Evaluation) -> list: # Class numbers
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
     if len(self.vocab) < 3: return list(range(len(self.vocab)))
+    if hasattr(self, '_order'): return list(self._order)
     share = np.nan_to_num(self.confusion(normalize=True).values)
     alike = (share + share.T)/2
     far = squareform(1 - alike/max(1e-12, (alike - np.diag(np.diag(alike))).max()), checks=False)
-    return leaves_list(optimal_leaf_ordering(linkage(far, 'average'), far)).tolist()
+    self._order = leaves_list(optimal_leaf_ordering(linkage(far, 'average'), far)).tolist()
+    return list(self._order)
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #374c07de
+def _draw_confusion(ax, m):
+    "The diagonal, then what is beside it, each on a scale of its own; of many classes, several in a square, and the diagonal as dots"
+    n,own = len(m),np.eye(len(m), dtype=bool)
+    def scale(o, cmap): return dict(cmap=cmap, vmin=0, vmax=max(1e-9, np.nanmax(o))*1.25)
+    if n <= 200:
+        both = np.where(own, m, np.nan),np.where(own, np.nan, m)
+        return [ax.imshow(o, **scale(o, cmap)) for o,cmap in zip(both, ('Blues', 'Oranges'))]
+    wrong,extent = coarsened(np.where(own, 0, m))
+    layers = [ax.scatter(range(n), range(n), 3, np.diag(m), 's', lw=0, zorder=2, **scale(np.diag(m), 'Blues')),
+              ax.imshow(wrong, extent=extent, interpolation='nearest', **scale(wrong, 'Oranges'))]
+    ax.set(xlim=(-0.5, n-0.5), ylim=(n-0.5, -0.5))
+    return layers
+
 @patch
 def plot_confusion(self:Evaluation,
     normalize:bool=False, # Share of each actual class instead of counts?
@@ -204,9 +223,7 @@ def plot_confusion(self:Evaluation,
     m,names = m[np.ix_(places, places)],[self.vocab[o] for o in places]
     side = np.clip(2.6 + 0.42*n, 4.6, 9)
     if ax is None: _,ax = plt.subplots(figsize=(side, side), layout='constrained')
-    wrong = np.where(np.eye(n, dtype=bool), np.nan, np.nan_to_num(m))
-    right = np.where(np.eye(n, dtype=bool), np.nan_to_num(m), np.nan)
-    layers = [ax.imshow(o, cmap=c, vmin=0, vmax=max(1e-9, np.nanmax(o))*1.25) for o,c in ((right, 'Blues'), (wrong, 'Oranges'))]
+    layers = _draw_confusion(ax, np.nan_to_num(m))
     if n <= 20:
         for i,j in np.argwhere(m > 0):
             ax.text(j, i, f'{m[i,j]:.0%}' if normalize else f'{m[i,j]:,}', ha='center', va='center', in_layout=False,
@@ -215,7 +232,9 @@ def plot_confusion(self:Evaluation,
     ax.tick_params(axis='x', rotation=90); ax.tick_params(labelsize=9 if n <= 20 else 6)
     what = 'share of each actual class' if normalize else 'pictures'
     ax.set(xlabel='predicted class', ylabel='actual class')
-    ax.set_title(f'{self.name} on {self.split}: {what}\nblue: right; orange: mistakes, on a scale of their own', fontsize=10)
+    side = math.ceil(n/200)
+    note = f'; each square shows the most of {side}×{side} classes' if side > 1 else ''
+    ax.set_title(f'{self.name} on {self.split}: {what}\nblue: right; orange: mistakes, on a scale of their own{note}', fontsize=10)
     return ax
 
 # %% ../../nbs/evaluation/01_metrics.ipynb #b5e8852c
@@ -262,7 +281,7 @@ def plot_history(
     if several:
         axs[0].set_yscale('log', subs=[])
         axs[0].yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axs[0].yaxis.set_major_formatter(lambda v,_: f'{v:.2g}')
+        axs[0].yaxis.set_major_formatter(lambda v,_: f'{v:.3g}')
         axs[1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), frameon=False)
     return axs
 

@@ -148,7 +148,8 @@ def plot_costs(self:Comparison,
         axs[1].barh(c, o.train_seconds, 0.5, color=palette_color(c), label=name)
         axs[1].text(o.train_seconds, c, f' {o.train_seconds:,.1f}', va='center', fontsize=8)
     axs[0].set_yticks(range(len(t)), t.index); axs[0].set_ylim(len(t)-0.5, -0.5)
-    axs[0].xaxis.set_major_formatter(lambda v,_: f'{v:.0%}')
+    digits = max(0, math.ceil(-math.log10(max(1e-6, (t.high.max()-t.low.min())/5))) - 2) # where a tick is less than a point
+    axs[0].xaxis.set_major_formatter(lambda v,_: f'{v:.{digits}%}')
     axs[1].margins(x=0.2)
     axs[0].set(xlabel=f'accuracy on {self.split}, 95% interval', title='How good'); axs[1].set(xlabel='training (s)', title='How long')
     for ax in axs: ax.grid(axis='x', alpha=0.3)

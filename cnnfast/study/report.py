@@ -61,13 +61,22 @@ def _part(what, f, *args, **kwargs):
 
 def _image(alt, draw, *args, **kwargs):
     "What `draw` draws as an `<img>` with the picture inside, as WebP: half of a PNG without loss, and a fifth for photographs, with some"
-    o,buf = figure_png(draw, *args, **kwargs),io.BytesIO()
-    Image.open(io.BytesIO(o)).save(buf, 'webp', **(dict(quality=85) if len(o) > 80_000 else dict(lossless=True, method=2)))
-    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(buf.getvalue()).decode())
+    o = figure_png(draw, *args, **kwargs)
+    def webp(**how):
+        buf = io.BytesIO()
+        Image.open(io.BytesIO(o)).save(buf, 'webp', **how)
+        return buf.getvalue()
+    small = webp(lossless=True, method=2)
+    if len(o) > 80_000: small = min(small, webp(quality=85), key=len)
+    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(small).decode())
 
 def _drawn(alt, *args, **kwargs): return _part(alt, _image, alt, *args, **kwargs)
+LONG = 50 # rows; of longer tables the first 20 are shown, and all where one unfolds them
+
 def _table(df, kind='', **kwargs): # kind: 'bars', 'cards': see the template
-    return Markup(f'<div class="scroll {kind}">{df.to_html(border=0, **kwargs)}</div>')
+    def html(df): return Markup(f'<div class="scroll {kind}">{df.to_html(border=0, **kwargs)}</div>')
+    if len(df) <= LONG: return html(df)
+    return html(df.head(20)) + Markup('<details><summary>All {:,} rows</summary>{}</details>').format(len(df), html(df))
 
 # %% ../../nbs/study/04_report.ipynb #4f3ca1f3
 def _metrics_table(ev, roc, pr):
@@ -81,9 +90,11 @@ def _metrics_table(ev, roc, pr):
     return _table(pd.DataFrame({'value':values, '95% interval':limits}, index=t.index))
 
 def _class_table(ev, roc, pr):
-    "The report for each class"
+    "The report for each class; of many classes, the weakest first"
     t = ev.per_class.assign(support=ev.per_class.support.map('{:,}'.format)).join([roc.table.AUC, pr.table['average precision']])
-    return _table(t, 'bars', float_format='{:.3f}'.format, na_rep='undefined')
+    note = Markup('<p class="note">The weakest first, by F1.</p>') if len(t) > LONG else ''
+    if note: t = t.sort_values('f1', kind='stable')
+    return note + _table(t, 'bars', float_format='{:.3f}'.format, na_rep='undefined')
 
 def _both_curves(roc, pr):
     fig,axs = plt.subplots(1, 2, figsize=(12.6, 4), layout='constrained')
@@ -197,7 +208,7 @@ def _ensemble_section(c):
     "What the page says of all trainings as one; nothing where there is only one"
     if len(c.fresh) < 2 or c.runs[0].folds: return None # models of all folds have no pictures in common that none has seen
     ens = c.ensemble()
-    ev,best = ens.evaluate(),ens.evaluations()[ens.best]
+    ev,best = ens.and_best()
     d = ev.compared_with(best, n_resamples=2000).loc['accuracy']
     a,b = [o.metrics['accuracy'] for o in (ev, best)]
     of = ' of models that had not seen these pictures' if c.seen else ''
