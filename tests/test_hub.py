@@ -125,7 +125,7 @@ def test_many_classes_are_folded(folder):
     shown = text.split('<details><summary>All 200 classes')[0]
     assert '<details><summary>200 classes' in text and '| class 9 |' in shown and '| class 10 |' not in shown and '| class 199 |' in text
 
-@pytest.mark.parametrize('text', ['{"confusion": [[1', '{"confusion": [[1]]}', '{"unsure_below": "<b>"}', '[]', '{"confusion": [[1e99, 0], 1]}'])
+@pytest.mark.parametrize('text', ['{"confusion": [[1', '{"confusion": [[1]]}', '{"unsure_below": "<b>"}', '[]', '{"confusion": [[1], 1]}'])
 def test_damaged_metrics_are_named(folder, tmp_path, text):
     copy = shutil.copytree(folder, tmp_path/'m')
     (copy/'metrics.json').write_text(text)
