@@ -58,7 +58,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         s,path,body = self.server,unquote(urlsplit(self.path).path),self._body()
         s.asked.append(('POST', path))
-        if path == '/api/validate-yaml': return self._answer(dict(errors=[], warnings=[]))
+        if path == '/api/validate-yaml':
+            bad = 'license: none of yours' in json.loads(body)['content']
+            return self._answer(dict(errors=[dict(message='"license" must be one of…')]*bad, warnings=[]), 400 if bad else 200)
         if not self._may_write(): return
         if path == '/api/repos/create':
             asked = json.loads(body)

@@ -33,6 +33,7 @@ def measured(
 ) -> dict: # accuracy, low, high, pictures; classes: [{name, recall, low, high, pictures}]
     "What a confusion matrix says of a model"
     m = np.asarray(confusion).astype(int)
+    if m.shape != (len(classes),)*2 or m.min() < 0 or m.sum() > 10**8: raise ValueError(f'no confusion matrix of {len(classes)} classes')
     actual,predicted = [np.repeat(o.ravel(), m.ravel()) for o in np.indices(m.shape)]
     a,t = metric_intervals(actual, predicted, len(m), n_resamples=1).loc['accuracy'],class_intervals(actual, predicted, len(m))
     rows = [dict(name=k, recall=o.recall, low=o['recall low'], high=o['recall high'], pictures=int(n))
@@ -88,7 +89,7 @@ def of_metrics(
 ) -> dict:
     "What was written down of a model"
     m,took = metrics,metrics.get('train_seconds')
-    res = {k:m[k] for k in ('split', 'unsure_below', 'parameters') if k in m}
+    res = {k:kind(m[k]) for k,kind in dict(split=str, unsure_below=float, parameters=int).items() if k in m}
     res['scores'] = {k:float(m[k]) for k in SCORES if k in m}
     if 'confusion' in m: res['measured'] = measured(m['confusion'], classes)
     where = {'trained on':m.get('machine'), 'time':took and f'{took:,.0f} s, validation after each epoch included'}

@@ -65,6 +65,7 @@ def _plainer(e, what, repo, writes):
     if isinstance(e, of.RepositoryNotFoundError) or status == 404 or (status == 401 and not writes):
         return FileNotFoundError(f'{what} does not exist, or is private: check the name, or {_LOG_IN}')
     if status in (401, 403): return PermissionError(f'{what} may not be {"written" if writes else "read"} with this token: {_LOG_IN}')
+    if status == 400: return ValueError(f'{what}: the hub refuses it ({" ".join(str(e).split())})')
     if status is not None: return ConnectionError(f'{what}: the hub answered with an error ({status}): try again later')
     if isinstance(e, OSError) and is_full(e): return OSError(e.errno, f'{what}: no space left on the disk (HF_HOME names another)')
     near = isinstance(e, of.LocalEntryNotFoundError)
