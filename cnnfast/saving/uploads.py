@@ -113,6 +113,7 @@ async def read_request(
     "Read a request that holds no pictures"
     await _counted(request, most, kept).body()
 
+# %% ../../nbs/saving/06_uploads.ipynb #1611c2fc
 _LINGER = 5 # seconds
 
 async def answer_refused(request, e):
