@@ -134,4 +134,5 @@ elif __name__ == '__main__':
             def said(k, form):
                 o = [r[k] for r in found]
                 return f'{k} {statistics.median(o):{form}}' + (f' ({min(o):{form}} to {max(o):{form}})' if len(o) > 1 else '')
-            print(f'{name:8} ' + ', '.join(said(k, ',.0f' if k == 'MB' else '.4f' if k == 'accuracy' else '.1f') for k in found[0]), flush=True)
+            forms = dict(MB=',.0f', accuracy='.4f')
+            print(f'{name:8} ' + ', '.join(said(k, forms.get(k, '.1f')) for k in found[0]), flush=True)
