@@ -51,13 +51,15 @@ class ModelServer:
         finally:
             with self.lock: self.taken -= 1
 
-    async def run(self, f, *args): return await asyncio.wrap_future(self.pool.submit(f, *args))
-    async def check(self, files): await self.run(lambda: [check_picture(*o, self.limits) for o in files])
-    async def answers(self, files): return await self.run(self._answers, files, time.monotonic()+self.limits.seconds)
+    async def check(self, files): # beside the model: what is refused need not wait for it
+        from anyio import to_thread
+        await to_thread.run_sync(lambda: [check_picture(*o, self.limits) for o in files])
 
-    def _answers(self, files, until):
-        for o in files: check_picture(*o, self.limits)
-        return [self._answer(*o) for o in files if time.monotonic() < until]
+    async def answers(self, files):
+        await self.check(files)
+        return await asyncio.wrap_future(self.pool.submit(self._answers, files, time.monotonic()+self.limits.seconds))
+
+    def _answers(self, files, until): return [self._answer(*o) for o in files if time.monotonic() < until]
 
     def _answer(self, name, data):
         try: probs = self.model.predict_proba([data])[0]
