@@ -14,6 +14,7 @@ from contextlib import suppress
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
+from fastcore.basics import patch
 from .disk import make_folder
 
 # %% ../../nbs/core/06_rows.ipynb #7d212e29
@@ -77,40 +78,45 @@ class RowFile:
         "What is known of `rows`"
         return np.maximum(self.state[rows], self.known[rows])
 
-    def write(self, rows, data):
-        "Keep `data`, an array (n, *shape) or n times bytes, as `rows`"
-        if not self.keeps: return
-        starts,sizes = self.starts[rows],self.sizes[rows]
-        with self.lock:
-            for i in np.argsort(starts):
-                self.file.seek(int(starts[i]))
-                if self.file.write(data[i]) != sizes[i]: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.known[rows] = THERE
-            self.fresh.append(np.asarray(rows))
+# %% ../../nbs/core/06_rows.ipynb #6b5ae5c0
+@patch
+def write(self:RowFile, rows, data):
+    "Keep `data`, an array (n, *shape) or n times bytes, as `rows`"
+    if not self.keeps: return
+    starts,sizes = self.starts[rows],self.sizes[rows]
+    with self.lock:
+        for i in np.argsort(starts):
+            self.file.seek(int(starts[i]))
+            if self.file.write(data[i]) != sizes[i]: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.known[rows] = THERE
+        self.fresh.append(np.asarray(rows))
 
-    def flush(self):
-        "Remember for good what was written"
-        with self.lock: fresh,self.fresh = np.concatenate([*self.fresh, []]).astype(np.int64),[]
-        if not len(fresh): return
-        try: os.fsync(self.file.fileno())
-        except OSError: self.known[fresh] = ABSENT; raise
-        for o in self.columns.values(): o.flush()
-        self.state[fresh] = THERE
-        self.state.flush()
+@patch
+def flush(self:RowFile):
+    "Remember for good what was written"
+    with self.lock: fresh,self.fresh = np.concatenate([*self.fresh, []]).astype(np.int64),[]
+    if not len(fresh): return
+    try: os.fsync(self.file.fileno())
+    except OSError: self.known[fresh] = ABSENT; raise
+    for o in self.columns.values(): o.flush()
+    self.state[fresh] = THERE
+    self.state.flush()
 
-    def give_up(self, row, why):
-        "Remember for good that a row cannot be made, and why"
-        if not self.keeps: return
-        with open(self.folder/'given_up.jsonl', 'a') as f: f.write(json.dumps([int(row), why]) + '\n')
-        self.state[row] = BAD
+@patch
+def give_up(self:RowFile, row, why):
+    "Remember for good that a row cannot be made, and why"
+    if not self.keeps: return
+    with open(self.folder/'given_up.jsonl', 'a') as f: f.write(json.dumps([int(row), why]) + '\n')
+    self.state[row] = BAD
 
-    def given_up(self): # {row: why}
-        "What cannot be made"
-        why = {}
-        if self.keeps and (self.folder/'given_up.jsonl').exists():
-            for line in (self.folder/'given_up.jsonl').read_text().splitlines():
-                with suppress(ValueError): why.update([json.loads(line)])
-        return {int(i):why.get(int(i), 'not recorded') for i in np.flatnonzero(self.state == BAD)}
+@patch
+def given_up(self:RowFile): # {row: why}
+    "What cannot be made"
+    why = {}
+    if self.keeps and (self.folder/'given_up.jsonl').exists():
+        for line in (self.folder/'given_up.jsonl').read_text().splitlines():
+            with suppress(ValueError): why.update([json.loads(line)])
+    return {int(i):why.get(int(i), 'not recorded') for i in np.flatnonzero(self.state == BAD)}
 
 # %% ../../nbs/core/06_rows.ipynb #2002558e
 def _announce(fd, starts, ends, far=2**18, most=2**20):

@@ -118,6 +118,8 @@ def _decode(self:DiskStore, rows, which, out, raw=None):
         kept += files
     if not raw: self._keep(rows, which, kept if self.packed else out[which])
 
+
+# %% ../../nbs/data/15_beyond_memory.ipynb #99701022
 @patch
 def _keep(self:DiskStore, rows, which, data): # data: of `which` of the rows
     self.seen[rows[which]] = True
