@@ -11,7 +11,6 @@ import uvicorn
 import yaml
 from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_image
-import cnnfast as package
 from conftest import ROOT, cnnfast_here, fails_with
 from cnnfast.data.folders import image_folder, sample_folder
 from cnnfast.saving import serve as module, uploads
@@ -286,7 +285,7 @@ def test_a_space_runs(folder, tmp_path):
         'model/examples/labels.json', *(f'model/examples/{o.name}' for o in (folder/'examples').glob('*.*g'))}
     facts = yaml.safe_load((space/'README.md').read_text(encoding='utf-8').split('---')[1])
     assert facts['title'] == 'Flowers: "mine"' and facts['sdk'] == 'gradio' and (space/facts['app_file']).exists()
-    assert f'cnnfast[serve]=={package.__version__}' in (space/'requirements.txt').read_text().splitlines()
+    assert 'cnnfast[serve] @ git+https://github.com/cnnfast/cnnfast' in (space/'requirements.txt').read_text().splitlines()
     with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
     env = {**os.environ, 'GRADIO_SERVER_NAME':'127.0.0.1', 'GRADIO_SERVER_PORT':str(port), 'PYTHONPATH':str(ROOT)}
     with subprocess.Popen([sys.executable, '-W', 'ignore', 'app.py'], cwd=space, env=env, stdout=subprocess.PIPE, text=True) as p:

@@ -146,7 +146,7 @@ def _header(card):
     return yaml.safe_dump({k:o for k,o in res.items() if o}, sort_keys=False, allow_unicode=True, width=1000).strip()
 
 # %% ../../nbs/saving/00_card.ipynb #7ab87e79
-_REPOSITORY = 'https://github.com/cnnfast/cnnfast'
+REPOSITORY = 'https://github.com/cnnfast/cnnfast'
 HERE = "load_model('.')  # the folder of this file" # what the card's code says; on the hub it is another
 _SPLITS = dict(train='to train on', valid='to choose by (valid)', test='to judge by (test)')
 
@@ -169,6 +169,6 @@ def card_text(
     few = sorted((o for o in rows if o['pictures']), key=lambda o: o['recall'])[:10] if len(rows) > 20 else None
     text = env.get_template('card.md').render(
         card=card, header=_header(card), title=f'{card["model"]}, trained on {data}' if data else card['model'], few=few, resize=RESIZE,
-        normalized=_normalized(card), splits=_SPLITS, repository=_REPOSITORY, here=HERE,
+        normalized=_normalized(card), splits=_SPLITS, repository=REPOSITORY, here=HERE,
         scores={SCORES[k]:o for k,o in card.get('scores', {}).items() if k != 'accuracy'})
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'

@@ -20,7 +20,7 @@ from ..data.examples import write_examples
 from ..evaluation.metrics import evaluate
 from .folder import as_classifier, examples_of, load_model, model_card, save_model, write_readme
 from .prediction import Unreadable
-from .card import CLASSIFIES, not_for, unsure_below, write_metrics
+from .card import CLASSIFIES, REPOSITORY, not_for, unsure_below, write_metrics
 from .hub import files_of, local_folder
 from .uploads import Limits, Refused, answer_refused, check_picture, clean_name, path_of, read_pictures, read_request
 
@@ -273,7 +273,7 @@ def write_space(
     if isinstance(model, (str, Path)): model = load_model(model, 'cpu')
     card = served_card(model)
     facts = dict(card=card, title=title or _title(card), version=cnnfast.__version__, gradio=version('gradio'),
-                 python='.'.join(platform.python_version_tuple()[:2]))
+                 python='.'.join(platform.python_version_tuple()[:2]), repository=REPOSITORY)
     facts['text'] = _rendered('card.md', **facts)
     with whole_folder(folder) as part:
         if source: _copy_model(source, part/'model')
