@@ -281,7 +281,7 @@ def test_a_space_runs(folder, tmp_path):
     (tmp_path/'model'/'notes.txt').write_text('private')
     space = write_space(tmp_path/'model', tmp_path/'space', 'Flowers: "mine"')
     assert {str(o.relative_to(space)) for o in space.rglob('*') if o.is_file()} == {
-        '.gitattributes', 'README.md', 'app.py', 'requirements.txt', 'model/config.json', 'model/weights.safetensors',
+        '.gitattributes', 'README.md', 'app.py', 'requirements.txt', 'model/config.json', 'model/weights.safetensors', 'model/README.md',
         'model/examples/labels.json', *(f'model/examples/{o.name}' for o in (folder/'examples').glob('*.*g'))}
     facts = yaml.safe_load((space/'README.md').read_text(encoding='utf-8').split('---')[1])
     assert facts['title'] == 'Flowers: "mine"' and facts['sdk'] == 'gradio' and (space/facts['app_file']).exists()
@@ -316,6 +316,17 @@ def test_nothing_private_in_a_space(folder, tmp_path):
         spoil(o)
         with pytest.raises((ValueError, Refused), match=words): write_space(model, tmp_path/'space')
         assert not [o for o in tmp_path.iterdir() if 'space' in o.name]
+
+@needs_gradio
+def test_a_space_of_a_model_from_the_hub(folder, tmp_path):
+    "Its client keeps files as links"
+    blobs,there = tmp_path/'models--marie--flowers'/'blobs',tmp_path/'models--marie--flowers'/'snapshots'/'0f'
+    shutil.copytree(folder, blobs)
+    for o in blobs.rglob('*.*'):
+        (link := there/o.relative_to(blobs)).parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(o)
+    space = write_space(load_model(there, 'cpu'), tmp_path/'space')
+    assert (space/'model'/'weights.safetensors').is_file() and not [o for o in space.rglob('*') if o.is_symlink()]
 
 # The command
 

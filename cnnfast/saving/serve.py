@@ -21,7 +21,7 @@ from ..evaluation.metrics import evaluate
 from .folder import as_classifier, examples_of, load_model, model_card, save_model, write_readme
 from .prediction import Unreadable
 from .card import CLASSIFIES, REPOSITORY, not_for, unsure_below, write_metrics
-from .hub import files_of, local_folder
+from .hub import files_of, folder_name, local_folder
 from .uploads import Limits, Refused, answer_refused, check_picture, clean_name, path_of, read_pictures, read_request
 
 # %% ../../nbs/saving/07_serve.ipynb #acef9764
@@ -245,8 +245,9 @@ def serve(
 # %% ../../nbs/saving/07_serve.ipynb #a4cfde5f
 def _copy_model(folder, dest):
     "Copy to `dest` what makes the model in `folder`, which is checked"
+    cached = folder_name(folder) != folder.name # by the hub's client, as links to its own files
     for o in (folder/name for name in files_of(folder)):
-        if o.is_symlink(): raise ValueError(f'{o} is no file, and what it leads to may be private: remove it')
+        if o.is_symlink() and not cached: raise ValueError(f'{o} is no file, and what it leads to may be private: remove it')
         if o.suffix in ('.png', '.jpg'): check_picture(str(o), o.read_bytes(), Limits())
         (to := dest/o.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(o, to)
