@@ -14,7 +14,7 @@ def test_embedded_default(tmp_path):
     df = pd.read_csv(out/'results.csv').set_index('model')
     assert list(df.index) == ['ann', 'cnn', 'fast_cnn', 'tiny_resnet']
     assert df.accuracy.fast_cnn > df.accuracy.ann + 0.08 and df.accuracy.tiny_resnet > 0.55
-    written = {'config.json', 'examples', 'history.csv', 'metrics.json', 'weights.safetensors'}
+    written = {'README.md', 'config.json', 'examples', 'history.csv', 'metrics.json', 'weights.safetensors'}
     for m in df.index: assert {o.name for o in (out/m/'seed-0').iterdir()} == written
     page = (out/'report.html').read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page) and len(page) < 4*2**20

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from sklearn.datasets import load_sample_image
 from conftest import cnnfast_here, fails_with
 from test_report import BROWSER, needs_browser
@@ -23,6 +23,8 @@ from cnnfast.study.pipeline import compare
 
 pytest.importorskip('onnxscript', reason='needs cnnfast[onnx]')
 pytest.importorskip('onnxruntime', reason='needs cnnfast[onnx]')
+# the page decodes JPEG as libjpeg-turbo 3.2 does; earlier ones differ by one level of 255 where they reduce
+NEW_JPEG = tuple(map(int, (features.version('libjpeg_turbo') or '0').split('.')[:2])) >= (3, 2)
 SCRIPTS = [Path(page.__file__).parent/o for o in ('jpeg.js', 'pictures.js')]
 
 @pytest.fixture(scope='session')
@@ -131,7 +133,9 @@ def test_pictures_are_opened_as_pillow_does(browser):
             assert theirs.shape == ours.shape
             off[name,size] = np.abs(theirs-ours).max()
     p.close()
-    assert not {k:o for k,o in off.items() if o > (1 if k[0] == 'clear.png' else 0)} # the browser itself puts it on white
+    allowed = {'clear.png':1} # the browser itself puts it on white
+    if not NEW_JPEG: allowed.update({k:1 for k,_ in off if k.endswith(('.jpg', '.jpeg'))})
+    assert not {k:o for k,o in off.items() if o > allowed.get(k[0], 0)}
 
 @needs_browser
 def test_says_what_python_says(browser, path, folder, photos, tmp_path):
@@ -142,7 +146,7 @@ def test_says_what_python_says(browser, path, folder, photos, tmp_path):
     theirs = np.array(drop(p, files))
     for k,o in files.items(): (tmp_path/k).write_bytes(o)
     ours = load_model(folder, 'cpu').predict_proba([tmp_path/k for k in files])
-    assert (theirs.argmax(1) == ours.argmax(1)).all() and np.abs(theirs-ours).max() < 0.002
+    assert (theirs.argmax(1) == ours.argmax(1)).all() and np.abs(theirs-ours).max() < (0.002 if NEW_JPEG else 0.02)
     assert not p.complaints and [o for o in p.asked if not o.startswith(('blob:', 'data:'))] == [Path(path).as_uri()]
     assert p.locator('#list tbody tr').count() == len(files)
     p.context.close()

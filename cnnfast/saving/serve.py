@@ -73,7 +73,7 @@ def served_card(
     "What is known of a model or an ensemble"
     kind = getattr(model, 'kind', 'classifier')
     if kind not in ('classifier', 'ensemble'): as_classifier(model) # says what it is instead
-    if kind == 'classifier' or model.folder: return model_card(model)
+    if kind == 'classifier' or getattr(model, 'folder', None): return model_card(model)
     card = dict(model=f'ensemble of {len(model.members)} models', classes=model.classes, task=CLASSIFIES)
     return {**card, 'not_for':not_for(card)}
 
