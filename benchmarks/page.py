@@ -18,6 +18,7 @@ parser.add_argument('--runtime', help='the npm package onnxruntime-web, unpacked
 parser.add_argument('--work', help='a folder for the models, which are trained once; by default a temporary one')
 parser.add_argument('--pictures', type=int, default=1000)
 parser.add_argument('--parts', default='agree,speed,bits')
+parser.add_argument('--only', default='', help='only the models in whose title this stands, like lite0')
 args = parser.parse_args()
 work = Path(args.work or tempfile.mkdtemp())
 browser_path = next(o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o)
@@ -117,6 +118,7 @@ cases = {'fast_cnn, CIFAR-10, 32':(cifar.subset(per_class=1500), Recipe('fast_cn
 everything = sorted(map(str, photographs.items))
 with sync_playwright() as p:
     for title,(data,recipe,test) in cases.items():
+        if args.only not in title: continue
         name = re.sub(r'\W+', '-', title)
         folder,files = model_of(name, data, recipe),some(test[0] if test else everything, args.pictures)
         if not (work/f'{name}.html').exists(): write_page(folder, work/f'{name}.html', runtime=args.runtime)

@@ -61,14 +61,10 @@ def _part(what, f, *args, **kwargs):
 
 def _image(alt, draw, *args, **kwargs):
     "What `draw` draws as an `<img>` with the picture inside, as WebP: half of a PNG without loss, and a fifth for photographs, with some"
-    o = figure_png(draw, *args, **kwargs)
-    def webp(**how):
-        buf = io.BytesIO()
-        Image.open(io.BytesIO(o)).save(buf, 'webp', **how)
-        return buf.getvalue()
-    small = webp(lossless=True, method=2)
-    if len(o) > 80_000: small = min(small, webp(quality=85), key=len)
-    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(small).decode())
+    o,buf = figure_png(draw, *args, **kwargs),io.BytesIO()
+    photographs = len(o) > 80_000 and Image.open(io.BytesIO(o)).convert('RGB').getcolors(2**12) is None # many bytes, many colours
+    Image.open(io.BytesIO(o)).save(buf, 'webp', **(dict(quality=85) if photographs else dict(lossless=True, method=2)))
+    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(buf.getvalue()).decode())
 
 def _drawn(alt, *args, **kwargs): return _part(alt, _image, alt, *args, **kwargs)
 LONG = 50 # rows; of longer tables the first 20 are shown, and all where one unfolds them
