@@ -161,7 +161,7 @@ def first():
     say(f'a million pictures, by arithmetic: files {data.stamps[:,0].mean()*1e6/2**30:.0f} GB, '
         f'decoded {math.prod(data.keeper.shape)*3e6/2**30:.0f} GB, '
         f'names {len(data.items.text)/len(data.items)*1e6/2**20:.0f} MB, '
-        f'columns beside the pictures {(4+48+1+8+1+1+16+8+16)*1e6/2**20:.0f} MB, '
+        f'columns beside the pictures {(4+48+1+8+8+8+1+1+16+8+16)*1e6/2**20:.0f} MB, '
         f'scan {1e6/len(data.items):.0f} times as long, first epoch {700_000/speed.rate/60:.0f} minutes')
 
 def compare_speeds():

@@ -85,7 +85,7 @@ def test_disk_gets_full(root, monkeypatch):
     with pytest.warns(UserWarning, match='No space left in .*CNNFAST_HOME.*decoded whenever it is needed') as said:
         dls = loaders(root)
         got = [seen(dls.train.new(drop_last=False)) for _ in range(2)]
-    assert sum('No space left' in str(o.message) for o in said) == 1
+    assert sum(issubclass(o.category, UserWarning) for o in said) == 1 # others, of files that were left open, come when they like
     monkeypatch.undo()
     want = seen(loaders(root, budget=10).train.new(drop_last=False))
     assert got == [want]*2
