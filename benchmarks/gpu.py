@@ -12,10 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 # seconds that each section may take, those that say most first
-LIMITS = dict(data=90, tests=80, waits=60, ours=170, record=200, parts=60, variants=150, runs=110, speed=110, graphs=110, compiled=150)
+LIMITS = dict(data=90, tests=55, waits=60, ours=72, look=75, record=100, wide=200, record96=260, photos=45, tiny=150, parts=60, variants=150, runs=110,
+              speed=110, graphs=110, compiled=150)
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--record', help='a checkout of the airbench project; by default it is left out')
+parser.add_argument('--tiny-imagenet', nargs='+', help='Tiny ImageNet on disk: a folder, or the archives that are its parts')
+parser.add_argument('--record-mode', default='max-autotune', help="how the record is compiled: its own way takes minutes, 'reduce-overhead' does not")
+parser.add_argument('--runs96', type=int, default=4, help='trainings of the record for 96%%, and of ours beside it')
 parser.add_argument('--runs', type=int, default=10, help='trainings of the record, and of ours beside it')
 parser.add_argument('--sections', nargs='+', default=[*LIMITS], choices=LIMITS, help='what to do, in order; by default everything')
 parser.add_argument('--minutes', type=float, default=9., help='what all of it may take')
@@ -72,7 +76,10 @@ import contextlib, functools, importlib.util, io, statistics, traceback, warning
 warnings.filterwarnings('ignore')
 import matplotlib
 matplotlib.use('Agg')
+from unittest import mock
 from cnnfast import *
+from cnnfast.core.devices import begin_step
+from cnnfast.data.store import PictureStore
 
 device = torch.device(args.device) if args.device else default_device()
 on_gpu = device.type == 'cuda'
@@ -312,11 +319,13 @@ def waits():
 # How long
 
 class EpochTimes(Callback):
-    "Seconds of each training epoch, validation left out"
-    order = 1000
+    "Seconds of each training epoch with all that callbacks do before and after it, validation left out"
+    order,start = -1000,None
     def __init__(self): self.seconds = []
     def before_train(self): self.start = now()
-    def after_train(self): self.seconds.append(now()-self.start)
+    def before_validate(self):
+        if self.start: self.seconds.append(now()-self.start)
+        self.start = None
 
 def precision(kind):
     "Arguments of a learner"
@@ -489,25 +498,35 @@ def load_record(path):
     spec.loader.exec_module(module)
     return module
 
-def record():
-    "The record's own network, loop and data format: seconds of training, accuracy with six views"
-    if not args.record: return
+def source_of(name, *smaller):
+    "A file of the record; with few pictures, other batches: its own would be all there is"
+    source = (Path(args.record)/name).resolve()
+    if not args.tiny: return source
+    text = source.read_text()
+    for a,b in smaller: text = text.replace(a, b)
+    (tmp/name).write_text(text)
+    return tmp/name
+
+def its_data():
+    "A folder with the pictures as the record's code reads them"
     data = all_of_cifar()
-    source = (Path(args.record)/'airbench94_muon.py').resolve()
-    if args.tiny: # its batches of 2,000 would be all there is
-        source = tmp/'airbench94_muon.py'
-        source.write_text((Path(args.record)/source.name).read_text().replace('batch_size = 2000', 'batch_size = 250'))
     pics,folder = data.decoded()[0],tmp/'record'
     (folder/'cifar10').mkdir(parents=True, exist_ok=True)
     for name,k in dict(train='train', test='valid').items():
         rows = data.splits[k]
         torch.save(dict(images=torch.from_numpy(pics[rows].transpose(0, 2, 3, 1).copy()), labels=torch.as_tensor(data.targs[rows]),
                         classes=list(data.vocab)), folder/'cifar10'/f'{name}.pt')
-    with contextlib.chdir(folder):
+    return folder
+
+def record():
+    "The record's own network, loop and data format: seconds of training, accuracy with six views"
+    if not args.record: return
+    source = source_of('airbench94_muon.py', ('batch_size = 2000', 'batch_size = 250'))
+    with contextlib.chdir(its_data()):
         module = load_record(source)
         model = module.CifarNet().to(device, memory_format=torch.channels_last) if not on_gpu else \
                 module.CifarNet().cuda().to(memory_format=torch.channels_last)
-        if on_gpu: model.compile(mode='max-autotune')
+        if on_gpu: model.compile(mode=args.record_mode)
         start,log = now(),io.StringIO()
         with contextlib.redirect_stdout(log): module.main('warmup', model)
         warm,found = now()-start,[]
@@ -523,12 +542,37 @@ def record():
                               'spread':statistics.stdev(six) if len(six) > 1 else 0., 'one view':statistics.mean(one),
                               'trainings':len(found), 'warm-up':warm})
 
+def record96():
+    "The record for 96%: seconds of training, its proxy included, accuracy with six views"
+    if not args.record: return
+    source = source_of('airbench96_faster.py', ("'batch_size': 1024", "'batch_size': 128"), ("'batch_size_masked': 512", "'batch_size_masked': 64"),
+                       ("'train_epochs': 45.0", "'train_epochs': 4.0"), ('_orig_mod', 'layers'))
+    with contextlib.chdir(its_data()):
+        module,made = load_record(source),[]
+        for kind,frozen in (('proxy', True), ('net', False), ('net', True)):
+            net = module.make_net(module.hyp[kind])
+            if frozen: net[0].bias.requires_grad = False
+            if not on_gpu: net.layers = net # as a compiled one names what it is made of
+            made.append(torch.compile(net, mode=args.record_mode))
+        start,log,found,warm = now(),io.StringIO(),[],0
+        for i in range(1 + (1 if args.tiny else args.runs96)):
+            if args.until-time.time() < 25: break
+            hyp = deepcopy(module.hyp)
+            if i == 0: hyp['opt'].update(train_epochs=5., whiten_bias_epochs=1) # compiles
+            with contextlib.redirect_stdout(log): six = module.main(i, hyp, *made)
+            lines = [[o.strip() for o in line.strip('|').split('|')] for line in log.getvalue().splitlines() if line[:1] == '|']
+            if i: found.append((float(lines[-2][6]), six, float(lines[-2][4]))) # before its last look
+            else: warm = now()-start
+    if not found: return row('airbench96_faster', FAILED='no time left after warming up', warm=warm)
+    row('airbench96_faster', **summary(found), **{'warm-up':warm})
+
 # Beside the record and beside a bare loop
 
 def tests():
     "The tests that need a GPU"
     root = Path(__file__).resolve().parent.parent
-    cmd = [sys.executable, '-m', 'pytest', '-q', '-n', '0', '-p', 'no:cacheprovider', '-W', 'ignore', 'tests/test_gpu.py']
+    names = [o.split('(')[0] for o in (root/'tests'/'test_gpu.py').read_text().split('@needs_gpu')[1:] for o in [o.split('def ', 1)[1]]]
+    cmd = [sys.executable, '-m', 'pytest', '-q', '-n', '4', '-p', 'no:cacheprovider', '-W', 'ignore', 'tests/test_gpu.py', '-k', ' or '.join(names)]
     said = subprocess.run(cmd, cwd=root, capture_output=True, text=True, timeout=max(10, args.until-time.time()))
     lines = said.stdout.splitlines()
     row('tests/test_gpu.py', ok=said.returncode == 0, lines=[o for o in lines if o[:2] == 'E ' or 'FAILED' in o or 'passed' in o][-40:])
@@ -541,12 +585,12 @@ def as_the_record(bs=2000, pad=2):
 
 class Training:
     "One learner for many trainings, so that what was compiled is used again; `change` is called with each new model"
-    def __init__(self, dls=None, compiled=False, change=noop, **kwargs):
-        self.kwargs,self.change,self.times = {'progressive':False, 'keep_busy':True, **kwargs},change,EpochTimes()
+    def __init__(self, dls=None, change=noop, model='fast_cnn', **kwargs):
+        self.model,self.kwargs,self.change,self.times = model,{'progressive':False, 'keep_busy':True, **kwargs},change,EpochTimes()
         self.dls = dls or as_the_record()
-        self.learn = self.fresh(0, cbs=[self.times], compiled=compiled)
+        self.learn = self.fresh(0, cbs=[self.times, *self.kwargs.pop('cbs', ())])
     def fresh(self, seed, **kwargs):
-        learn = scratch_learner(self.dls, 'fast_cnn', seed=seed, **{**self.kwargs, **kwargs})
+        learn = scratch_learner(self.dls, self.model, seed=seed, **{**self.kwargs, **kwargs})
         self.change(learn.model)
         return learn
     def __call__(self, seed, epochs=8):
@@ -572,6 +616,7 @@ def loop_alone(learn, epochs):
     for _ in range(epochs):
         start = now()
         for xb,yb in dl:
+            begin_step()
             with autocast('bf16' if on_gpu else 'fp32'): loss = loss_func(model(xb.as_subclass(Tensor)), yb.as_subclass(Tensor))
             loss.backward()
             opt.step()
@@ -595,22 +640,93 @@ def beside_a_loop(training, compiled, rounds=3, epochs=4):
     return {'ms an epoch':1e3*statistics.median(mine), 'bare':1e3*statistics.median(bare), 'ratio':statistics.median(ratios),
             'from':ratios[0], 'to':ratios[-1]}
 
-def ours():
-    "The record's task through the `Learner`: 8 epochs, batches of 2,000, compiled; and what the `Learner` adds to a loop"
-    eager = Training()
-    attempt('Learner beside a bare loop, 2000', lambda: beside_a_loop(eager, False))
+def trained(training, runs, epochs=8):
+    "So many trainings, as long as there is time; the first, which compiles, apart"
     start = now()
-    training = Training(compiled=True)
-    attempt('fast_cnn, compiled: a first training', lambda: {**summary([training(99)]), 'with compiling, s':now()-start}, need=40)
-    attempt('Learner beside a bare loop, compiled, 2000', lambda: beside_a_loop(training, True), need=10)
-    found = []
-    def more():
-        for seed in range(1 if args.tiny else args.runs):
-            if args.until-time.time() < 6: break
-            found.append(training(seed))
-        return summary(found)
-    attempt('fast_cnn, compiled, 8 epochs', more, need=8)
-    attempt('fast_cnn, eager, 8 epochs', lambda: summary([eager(seed) for seed in range(1 if args.tiny else 3)]), need=20)
+    training(99, epochs)
+    first,found = now()-start,[]
+    for seed in range(1 if args.tiny else runs):
+        if args.until-time.time() < 4: break
+        found.append(training(seed, epochs))
+    return {**summary(found), 'a first training, s':first}
+
+def ours():
+    "The record's task through the `Learner`: 8 epochs, batches of 2,000; and what the `Learner` adds to a loop"
+    ways = {'CUDA graphs':dict(cbs=[CompileModel('reduce-overhead')]), 'eager':{}}
+    for what,kwargs in ways.items():
+        training = Training(**kwargs, change=both, opt_func=partial(Muon, adam_scale=0.02), lr=0.24)
+        attempt(f'fast_cnn, {what}, 8 epochs', lambda: trained(training, args.runs if what == 'CUDA graphs' else 3), need=10)
+        attempt(f'Learner beside a bare loop, {what}', lambda: beside_a_loop(training, bool(kwargs)), need=8)
+        if what == 'CUDA graphs': attempt('an epoch, profiled', lambda: profiled_epoch(training), need=8)
+
+class Profile(Callback):
+    "Profiles training epoch number `which`"
+    order = -999
+    def __init__(self, which): self.which,self.found = which,{}
+    def before_train(self):
+        if self.epoch != self.which: return
+        from torch.profiler import ProfilerActivity, profile
+        self.prof = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])])
+        now(); self.prof.__enter__(); self.start = time.perf_counter()
+    def before_validate(self):
+        if self.epoch != self.which or self.found: return
+        took = 1e3*(now()-self.start)
+        self.prof.__exit__(None, None, None)
+        avg = self.prof.key_averages()
+        gpu,cpu = lambda o: getattr(o, 'self_device_time_total', 0)/1e3,lambda o: o.self_cpu_time_total/1e3
+        kernels = [o for o in avg if o.device_type != torch.autograd.DeviceType.CPU]
+        top = sorted(kernels, key=gpu, reverse=True)[:16] + sorted(avg, key=cpu, reverse=True)[:14]
+        lines = [f'{gpu(o):7.2f} ms GPU, {cpu(o):7.2f} CPU, {o.count:5} times  {o.key[:100]}' for o in top]
+        self.found = {'ms':took, 'GPU busy, ms':sum(map(gpu, kernels)), 'kernels':sum(o.count for o in kernels), 'lines':lines}
+
+def profiled_epoch(training, which=1):
+    p = Profile(which)
+    with training.learn.added_cbs(p): training(3, which+2)
+    return p.found
+
+def epochs_of(training, **kwargs):
+    "Milliseconds of the epochs of two trainings, and what a first and a later one are made of"
+    training(99)
+    for i in range(2):
+        training(i)
+        row('milliseconds of each epoch', lines=[' '.join(f'{1e3*o:.0f}' for o in training.times.seconds)], **kwargs)
+    for which in (0, 2): row(f'epoch {which}, profiled', **profiled_epoch(training, which), **kwargs)
+
+def look():
+    def adam(scale, **kwargs): return dict(opt_func=partial(Muon, adam_scale=scale, **kwargs), lr=0.24, change=both)
+    kinds = {'SGD as the record':dict(opt_func=AsRecord, change=both, lr=0.24), 'Adam at 0.02':adam(0.02), 'decay 1':adam(0.02, wd=1.),
+             'decay 5':adam(0.02, wd=5.), 'SGD without decay':dict(opt_func=partial(AsRecord, decay=0.), change=both, lr=0.24),
+             'Adam at 0.01':adam(0.01), 'Adam at 0.04':adam(0.04), 'decay 1 of biases, too':dict(**adam(0.02, wd=1.), wd_bn_bias=True)}
+    for what,kwargs in kinds.items():
+        def f():
+            training = Training(**kwargs)
+            return summary([training(seed) for seed in range(1 if args.tiny else 3)])
+        attempt(what, f, need=9)
+
+def whiten_exactly(model):
+    f = type(model[0]).forward
+    class Exact(type(model[0])):
+        def forward(self, x):
+            with torch.autocast(x.device.type, enabled=False): return f(self, x.float())
+    model[0].__class__ = Exact
+
+def biased(model): model[0].bias = nn.Parameter(torch.zeros(model[0].out_channels, device=model[0].weight.device))
+def both(model): small_head(model); biased(model)
+def small_head(model): model[-1].weight.data.div_(model[-1].weight.std()*model[-1].in_features)
+
+def AsRecord(params, lr, decay=0.004, **kwargs):
+    "The record's optimisers: Muon for filters, SGD with Nesterov momentum for the rest, its rates brought from a sum of losses to a mean"
+    from cnnfast.training.optimizers import TogetherOptimizer, muon_together
+    def together(ps, states, lr, **kwargs):
+        some = [(p, s) for p,s in zip(ps, states) if p.ndim == 4]
+        muon_together(*zip(*some), lr=lr, filter_mom=0.6, rescale=True, ns_steps=3)
+        for p,s in zip(ps, states):
+            if p.ndim == 4: continue
+            highest = 106. if p.ndim == 1 else 1340/256**2
+            g = p.grad + p*(decay/highest)
+            s['buf'] = g if 'buf' not in s else 0.85*s['buf'] + g
+            p.sub_(lr/0.24*highest*(g + 0.85*s['buf']))
+    return TogetherOptimizer(params, noop, together, lr=lr)
 
 class Undo(Callback):
     "Takes back some of what `KeepBusy` has set"
@@ -647,7 +763,6 @@ def parts(bs=1024):
 
 def variants():
     "Other recipes for the record's task, by turns with other seeds, not compiled"
-    def biased(model): model[0].bias = nn.Parameter(torch.zeros(model[0].out_channels, device=model[0].weight.device))
     def adam(scale): return dict(opt_func=partial(Muon, adam_scale=scale), lr=0.24)
     settings = {'as it is':{}, 'rate 0.3':dict(lr=0.3), 'rate 0.18':dict(lr=0.18), 'Adam at 0.05 of it':adam(0.05),
         'Adam at 0.2 of it':adam(0.2), 'a bias after whitening':dict(change=biased),
@@ -679,6 +794,83 @@ def graphs():
                 return {'ms a step':1e3*statistics.median(times.seconds[1:])/len(dls.train), 's in all':now()-start}
             attempt(f'{what}, batches of {bs}', f, need=25 if cbs else 5)
 
-sections = (data, tests, runs, waits, speed, compiled, record, ours, parts, variants, graphs)
+# Photographs, and Tiny ImageNet
+
+def made_photographs(n):
+    "A folder of JPEG photographs of 340x256 pixels: pieces of two, in other lights"
+    from concurrent.futures import ThreadPoolExecutor
+    from sklearn.datasets import load_sample_image
+    photos = {o:Image.fromarray(load_sample_image(f)) for o,f in dict(flower='flower.jpg', temple='china.jpg').items()}
+    def make(i):
+        rng,name = np.random.default_rng(i),('flower', 'temple')[i % 2]
+        w = int(rng.integers(340, 560)); h = w*256//340
+        x,y = rng.integers(0, 640-w+1),rng.integers(0, 427-h+1)
+        o = photos[name].resize((340, 256), Image.BICUBIC, box=(x, y, x+w, y+h)).point(lambda v, k=rng.uniform(0.6, 1.4): min(255, v*k))
+        o.save(tmp/'photographs'/name/f'{i}.jpg', quality=90)
+    for o in photos: (tmp/'photographs'/o).mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(os.cpu_count()) as ex: list(ex.map(make, range(n)))
+    return tmp/'photographs'
+
+def photos(bs=128, arch='resnet50'):
+    "Training at 224 pixels: pictures in a second from the memory of the GPU, from that of the machine, from disk, and by fastai"
+    size,n = (64, 200) if args.tiny else (224, 4000)
+    if args.tiny: bs = 16
+    root = made_photographs(n)
+    data = image_folder(root, size=size)
+    def speed(dls):
+        times = EpochTimes()
+        learn = scratch_learner(dls, 'resnet18' if args.tiny else arch, seed=0, cbs=[times], amp=on_gpu, reproducible=False)
+        torch.backends.cudnn.benchmark = True
+        quietly(learn, learn.fit, 4)
+        ps = sorted(len(dls.train)*dls.train.bs/o for o in times.seconds[1:])
+        return {'pictures/s':ps[1], 'from':ps[0], 'to':ps[2], 'first epoch, s':times.seconds[0]}
+    def off_the_gpu():
+        with mock.patch.object(PictureStore, '_fits', lambda self, device: device.type == 'cpu'): return speed(data.dataloaders(bs=bs, device=device))
+    def fastais(): return speed(ImageDataLoaders.from_folder(root, valid_pct=0.1, seed=0, bs=bs, item_tfms=RandomResizedCrop(size, min_scale=0.35),
+                                                           batch_tfms=[Normalize.from_stats(*imagenet_stats)], device=device, num_workers=os.cpu_count()))
+    def nvjpeg():
+        from torchvision.io import decode_jpeg, read_file
+        files = [read_file(str(o)) for o in data.items[:2000]]
+        def all_of_them(): return [decode_jpeg(files[i:i+200], device=device) for i in range(0, len(files), 200)]
+        all_of_them(); start = now(); all_of_them(); took = now()-start
+        ours,start = Image.open(data.items[0]).convert('RGB'),now()
+        data.decoded(cache=False)
+        apart = (decode_jpeg(files[0], device=device).cpu().permute(1, 2, 0).int() - torch.from_numpy(np.asarray(ours).copy()).int()).abs()
+        return {'pictures/s':len(files)/took, 'on all cores, resized and kept':n/(now()-start), 'differ by, of 255':apart.float().mean(), 'at most':apart.max()}
+    if on_gpu: attempt('decoded by the GPU (nvJPEG)', nvjpeg)
+    attempt('in the memory of the GPU', lambda: speed(data.dataloaders(bs=bs, device=device)))
+    attempt('in the memory of the machine', off_the_gpu)
+    attempt('on disk, a budget of 0.1 GB', lambda: speed(data.dataloaders(bs=bs, device=device, budget=0.1)))
+    attempt("fastai's loader", fastais)
+
+def tiny(epochs=12):
+    "Tiny ImageNet at 64 pixels: accuracy on its val pictures and seconds of training; fastai's loader and timm's ResNet beside"
+    if not args.tiny_imagenet: return
+    data = tiny_imagenet(args.tiny_imagenet)
+    if args.tiny: data,epochs = data.subset(5),1
+    row('pictures', **{k:len(v) for k,v in data.splits.items()})
+    def score(learn, f, **kwargs):
+        times,start = EpochTimes(),now()
+        with learn.added_cbs(times): quietly(learn, getattr(learn, f), epochs, **kwargs)
+        whole,multi = now()-start,hasattr(learn.dls.train, 'store')
+        return {'test':float(evaluate(learn, multi_crop=multi).metrics['accuracy']), 'valid':float(learn.history().accuracy.iloc[-1]),
+                's of training':sum(times.seconds), 's in all':whole}
+    def by_fastai():
+        files,test = [data.items[i] for i in (*data.splits['train'], *data.splits['valid'])],[data.items[i] for i in data.splits['test']]
+        names = dict(zip(map(str, data.items), data.targs))
+        n = len(data.splits['train'])
+        block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda o: names[str(o)], splitter=lambda o: (list(range(n)), list(range(n, len(o)))),
+                          batch_tfms=[*aug_transforms(size=64, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
+        dls = block.dataloaders(files, bs=128, device=device, num_workers=os.cpu_count())
+        dls.loaders.append(dls.test_dl(test, with_labels=True))
+        return score(scratch_learner(dls, 'resnet18', seed=0, lr=3e-3), 'fit_one_cycle')
+    bs = 64 if args.tiny else 500
+    dls = data.dataloaders(bs=bs, device=device)
+    attempt('fast_cnn, keep_busy', lambda: score(scratch_learner(dls, 'fast_cnn', seed=0, keep_busy=True), 'fit_linear'))
+    attempt("timm's resnet18, fastai's loader", by_fastai)
+    attempt('wide_cnn, keep_busy', lambda: score(scratch_learner(dls, 'wide_cnn', seed=0, keep_busy=True), 'fit_linear'))
+    attempt("timm's resnet18, this loader", lambda: score(scratch_learner(data.dataloaders(bs=128, device=device), 'resnet18', seed=0, lr=3e-3), 'fit_one_cycle'))
+
+sections = (data, tests, runs, waits, speed, compiled, record, record96, ours, look, photos, tiny, parts, variants, graphs)
 try: {f.__name__:f for f in sections}[args.section]()
 except NoTimeLeft: row('no time left', FAILED=f'the rest of {args.section} was left out')

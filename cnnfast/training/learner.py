@@ -85,6 +85,18 @@ def fit_linear(self:Learner,
     self.fit(n_epoch, lr, cbs=[ParamScheduler({'lr':sched}), *L(kwargs.pop('cbs', None))], **kwargs)
 
 # %% ../../nbs/training/04_learner.ipynb #4b5e026a
+class CrossEntropy(CrossEntropyLossFlat):
+    "fastai's, with label smoothing; plain tensors go to torch as they are, which is fewer operations"
+    def __init__(self,
+        smoothing:float=0., # Share of the target that all classes have in common
+        **kwargs, # For `CrossEntropyLossFlat`
+    ):
+        super().__init__(label_smoothing=smoothing, **kwargs)
+        self.eps = smoothing # as fastai's `LabelSmoothingCrossEntropyFlat` calls it
+    def __call__(self, inp, targ, **kwargs):
+        plain = type(inp) is type(targ) is Tensor and (inp.ndim, targ.ndim, targ.dtype) == (2, 1, torch.int64)
+        return self.func(inp, targ) if plain else super().__call__(inp, targ, **kwargs)
+
 @dataclass
 class TrainingDefaults:
     "How a model likes to be trained"
@@ -95,7 +107,7 @@ class TrainingDefaults:
     progressive:bool=False # Small pictures first, where they have 32 pixels or more
 
     def rate(self, bs): return self.lr*math.sqrt(bs/500) if self.opt_func is Muon else self.lr
-    def loss_func(self): return LabelSmoothingCrossEntropyFlat(self.smoothing) if self.smoothing else CrossEntropyLossFlat()
+    def loss_func(self): return CrossEntropy(self.smoothing)
 
 TRAINING_DEFAULTS = dict(
     ann=TrainingDefaults(1e-3), cnn=TrainingDefaults(2e-3), custom_cnn=TrainingDefaults(4e-3), tiny_resnet=TrainingDefaults(8e-3),

@@ -11,7 +11,7 @@ __all__ = ['OPTIMIZERS', 'FusedAdam', 'Muon']
 from torch.optim.adamw import adamw
 from fastai.vision.all import *
 from ..core.text import did_you_mean
-from ..core.devices import mixes_precision
+from ..core.devices import is_cpu, mixes_precision
 
 # %% ../../nbs/training/00_optimizers.ipynb #b82875e9
 def _like(o, p): # the fused step reads memory in order, whatever the strides say
@@ -104,19 +104,32 @@ def muon_or_adam(p, lr, adam_scale, **kwargs):
     return muon_step(p, lr, **kwargs) if p.ndim == 4 else fused_adam_step(p, lr*adam_scale, **kwargs)
 
 # %% ../../nbs/training/00_optimizers.ipynb #3452363c
+def _stacks(sizes, pad):
+    "Which of the matrices of `sizes` make one stack: those of one size or, with zeros around the smaller ones, all, where few zeros do"
+    whole = len(sizes)*math.prod(map(max, zip(*sizes)))
+    return [range(len(sizes))] if pad and whole < 4*sum(map(math.prod, sizes)) else groupby(range(len(sizes)), sizes.__getitem__).values()
+
+def _orthogonalize_all(filters, ns_steps):
+    "`orthogonalize`, in place, all of `filters`: on a GPU, where the number of operations counts, in one go"
+    sizes,still = [(len(o), o[0].numel()) for o in filters],is_cpu(filters[0].device)
+    for rows in _stacks(sizes, not still):
+        stack = filters[0].new_zeros(len(rows), *map(max, zip(*(sizes[i] for i in rows))))
+        for m,i in zip(stack, rows): m[:sizes[i][0],:sizes[i][1]] = filters[i].permute(0, 2, 3, 1).flatten(1) # as they lie there
+        for m,i in zip(orthogonalize(stack, ns_steps), rows):
+            n,c,h,w = filters[i].shape
+            filters[i].copy_(m[:n,:c*h*w].unflatten(1, (h, w, c)).permute(0, 3, 1, 2))
+
 def muon_together(ps, states, lr, filter_mom, rescale, ns_steps, **kwargs):
     "`muon_step` for all of `ps` at once"
     for p,s in zip(ps, states): s['grad_avg'] = _like(s['grad_avg'], p) if 'grad_avg' in s else torch.zeros_like(p)
     grads,avgs = [_like(p.grad, p) for p in ps],[s['grad_avg'] for s in states]
     torch._foreach_mul_(avgs, filter_mom)
     torch._foreach_add_(avgs, grads)
-    steps = list(torch._foreach_add(grads, avgs, alpha=filter_mom))
+    steps = torch._foreach_add(grads, avgs, alpha=filter_mom)
     if rescale:
         norms = torch._foreach_div(torch._foreach_norm(ps), [len(p)**0.5 for p in ps])
         torch._foreach_div_(ps, norms)
-    for rows in groupby(range(len(ps)), lambda i: tuple(ps[i].shape)).values():
-        stack = orthogonalize(torch.stack([steps[i].flatten(1) for i in rows]), ns_steps)
-        for i,o in zip(rows, stack): steps[i] = _like(o.view_as(ps[i]), ps[i])
+    _orthogonalize_all(steps, ns_steps)
     torch._foreach_add_(ps, steps, alpha=-lr)
 
 def muon_or_adam_together(ps, states, lr, adam_scale, **kwargs):

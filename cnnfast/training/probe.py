@@ -18,7 +18,7 @@ from ..models.shipped import default_backbone
 from ..models.pretrained import Renormalize, is_timm, suited_size
 from .callbacks import WeightAverage
 from .checkpoints import pictures_checksum
-from .learner import input_shape
+from .learner import CrossEntropy, input_shape
 from .folding import FrozenNorms
 from .transfer import backbone_features, transfer_learner
 
@@ -110,7 +110,7 @@ def kept_features(
 # %% ../../nbs/training/07_probe.ipynb #cae140af
 LINEAR_HEAD = dict(lin_ftrs=[], concat_pool=False, first_bn=False, ps=0.) # of fastai's `create_head`
 def train_size(size): return max(32, 16*round(size/1.2/16)) # pixels a side of pieces to train on, where whole pictures have `size`
-FINE_TUNING = dict(lr=3e-4, loss_func=LabelSmoothingCrossEntropyFlat(0.1))
+FINE_TUNING = dict(lr=3e-4, loss_func=CrossEntropy(0.1))
 
 def probe_learner(
     dls, # `DataLoaders`
