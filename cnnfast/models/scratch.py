@@ -95,14 +95,19 @@ def custom_cnn(
 
 # %% ../../nbs/models/00_scratch.ipynb #45bccc21
 class Whiten(nn.Conv2d):
-    "A convolution (without padding) whose filters `fit` computes, and which is not trained"
+    "A convolution (without padding) whose filters `fit` computes; only its bias is trained"
     def __init__(self,
         n_in:int=3, # Channels
         ks:int=2, # Side of the patches, pixels
         stride:int=1, # Distance between patches, pixels
     ):
-        super().__init__(n_in, 2*n_in*ks**2, ks, stride, bias=False)
-        self.requires_grad_(False)
+        super().__init__(n_in, 2*n_in*ks**2, ks, stride)
+        self.weight.requires_grad_(False)
+        nn.init.zeros_(self.bias)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(f'{prefix}bias', torch.zeros_like(self.bias)) # saved before there was one
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def fit(self,
@@ -161,7 +166,9 @@ def fast_cnn(
     for w in widths:
         stages.append(Stage(ni, w, depth, s > 3, act, bn_momentum))
         ni,s = w,s//2 if s > 3 else s
-    return nn.Sequential(whiten, act(), *stages, GlobalMaxPool(1), nn.Flatten(), nn.Linear(ni, n_out, bias=False))
+    head = nn.Linear(ni, n_out, bias=False)
+    head.weight.data.div_(head.weight.std()*ni) # small at first, as all that follows normalised maps is learned fast
+    return nn.Sequential(whiten, act(), *stages, GlobalMaxPool(1), nn.Flatten(), head)
 
 # %% ../../nbs/models/00_scratch.ipynb #ae2db50f
 @delegates(fast_cnn)

@@ -168,7 +168,7 @@ def _callbacks(dls, progressive, amp, seed, patience, keep_busy, reproducible, c
             *([KeepBusy(reproducible)] if keep_busy else []),
             *([ProgressiveResizing()] if progressive else []),
             *([MixedPrecision(half)] if amp else []),
-            *([CompileModel()] if compiled else []),
+            *([CompileModel('reduce-overhead' if mixes_precision(getattr(dls, 'device', None)) else None)] if compiled else []),
             *([] if seed is None else [SeedEverything(seed, reproducible)]),
             *([] if patience is None else [EarlyStopping(patience)]),
             *([MIXES[dls.mix]()] if getattr(dls, 'mix', None) else [])]
@@ -185,7 +185,7 @@ def make_learner(
     amp:bool=None, # Mixed precision; by default where the device is a CUDA GPU
     keep_busy:bool=False, # On a GPU: let no batch wait for the one before it (`KeepBusy`, `LateRecorder`), and prefer bfloat16?
     reproducible:bool=None, # The same weights from the same seed on a GPU, too, by slower kernels? By default unless `keep_busy`
-    compiled:bool=False, # Compile the model before the first batch (`CompileModel`)? For long trainings on a GPU
+    compiled:bool=False, # Compile the model before the first batch, on a GPU to CUDA graphs (`CompileModel`)? For long trainings there
     metrics=None, # By default accuracy
     cbs=None, # Further callbacks
     **kwargs

@@ -143,7 +143,7 @@ def Muon(
     params, # Model parameters
     lr:float=0.1, # Rate of the filters: what share of their norm a step may be, roughly
     filter_mom:float=0.6, # Momentum of the filters; a schedule's `mom` is Adam's
-    adam_scale:float=0.1, # Adam's rate as a multiple of `lr`
+    adam_scale:float=0.02, # Adam's rate as a multiple of `lr`
     mom:float=0.85, # Adam's β1
     sqr_mom:float=0.95, # Adam's β2
     eps:float=1e-8, # Adam's, added to the denominator
