@@ -10,7 +10,7 @@ from cnnfast.data.dataset import digits
 from cnnfast.data.folders import image_folder, sample_folder
 from cnnfast.training.learner import scratch_learner
 from cnnfast.training.transfer import transfer_learner
-from cnnfast.saving.folder import load_model, save_model
+from cnnfast.saving.folder import _hash, load_model, save_model
 from cnnfast.saving.export import export_onnx
 
 @pytest.fixture(scope='module')
@@ -52,6 +52,12 @@ def spoil(folder, name, f):
     p = folder/name
     p.write_bytes(f(p.read_bytes()))
 
+def signed(folder, change):
+    "Change the config, with a checksum that is right"
+    config = json.loads((folder/'config.json').read_text())
+    config.pop('checksum'); change(config)
+    (folder/'config.json').write_text(json.dumps({**config, 'checksum':_hash(config)}))
+
 @pytest.mark.parametrize('harm,words', {
     'weights cut off': (lambda d: spoil(d, 'weights.safetensors', lambda b: b[:-100]), 'altered, cut off or damaged'),
     'weights altered': (lambda d: spoil(d, 'weights.safetensors', lambda b: b[:-1] + bytes([b[-1] ^ 1])), 'altered, cut off or damaged'),
@@ -77,10 +83,7 @@ def test_damaged_folder(folder, harm, words):
     'no architecture': (lambda c: c.pop('architecture'), 'does not hold the model that its config.json describes')}.values())
 def test_folder_made_to_deceive(folder, change, words):
     "With a checksum that is right"
-    from cnnfast.saving.folder import _hash
-    config = json.loads((folder/'config.json').read_text())
-    config.pop('checksum'); change(config)
-    (folder/'config.json').write_text(json.dumps({**config, 'checksum':_hash(config)}))
+    signed(folder, change)
     with pytest.raises(ValueError, match=words): load_model(folder)
 
 def test_pickle_offered_as_a_model(tmp_path):
@@ -145,3 +148,20 @@ def test_onnx(learn, folder, tmp_path):
     pics = np.stack([np.asarray(c.opener(o)) for o in list(learn.dls.test.items)[:5]])
     out = session.run(None, {'pictures':pics.transpose(0, 3, 1, 2).astype(np.float32)})[0]
     assert np.abs(out - c.predict_proba(pics)).max() < 1e-4
+
+def test_fast_cnn_of_earlier_versions(tmp_path):
+    "Which had no bias after the whitened layer"
+    from safetensors.torch import load_file, save_file
+    learn = scratch_learner(digits().dataloaders(bs=64, device='cpu'), 'fast_cnn', seed=0)
+    folder = save_model(learn, tmp_path/'early')
+    pics,file = [np.asarray(o) for o in np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)],folder/'weights.safetensors'
+    was = load_model(folder, 'cpu').predict_proba(pics)
+    weights = load_file(file)
+    assert not weights.pop('0.bias').any()
+    save_file(weights, file)
+    signed(folder, lambda config: config.update(weights=_hash(file.read_bytes())))
+    assert np.array_equal(load_model(folder, 'cpu').predict_proba(pics), was)
+    weights.pop('2.first.0.weight')
+    save_file(weights, file)
+    signed(folder, lambda config: config.update(weights=_hash(file.read_bytes())))
+    with pytest.raises(ValueError, match='2.first.0.weight is .* and not there in the file'): load_model(folder, 'cpu')

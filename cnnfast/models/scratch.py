@@ -106,7 +106,7 @@ class Whiten(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.setdefault(f'{prefix}bias', torch.zeros_like(self.bias)) # saved before there was one
+        state_dict.setdefault(f'{prefix}bias', torch.zeros_like(self.bias)) # see `later_weights`
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
@@ -120,6 +120,10 @@ class Whiten(nn.Conv2d):
         filters = (vectors/(values.clamp_min(0) + eps).sqrt()).T.reshape(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
         return self
+
+def later_weights(model) -> set:
+    "Names of weights of `model` that files of earlier versions may lack"
+    return {f'{k}.bias'.lstrip('.') for k,o in model.named_modules() if isinstance(o, Whiten)}
 
 # %% ../../nbs/models/00_scratch.ipynb #69be0915
 def _conv(ni, no):

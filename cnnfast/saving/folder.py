@@ -20,7 +20,7 @@ from ..data.augmentation import FlipLR, standardized
 from ..data.loading import find_normalization, find_opener
 from ..data.examples import pick_examples, read_examples, write_examples
 from ..models.weights import read_weights, write_weights
-from ..models.scratch import n_params
+from ..models.scratch import later_weights, n_params
 from ..models.pretrained import build_model, check_architecture, is_side
 from ..evaluation.metrics import Evaluation, evaluate
 from .card import CLASSIFIES, HERE, card_of, card_text, of_evaluations, of_members, of_metrics, write_metrics
@@ -282,8 +282,8 @@ def _check_shapes(model, path):
     "Raise `ValueError` where the weights in `path` are not those of `model`"
     from safetensors import safe_open
     with safe_open(path, 'pt') as f: there = {k:tuple(f.get_slice(k).get_shape()) for k in f.keys()}
-    own = {k:tuple(v.shape) for k,v in model.state_dict().items()}
-    if odd := [k for k in {**own, **there} if own.get(k) != there.get(k)]:
+    own,later = {k:tuple(v.shape) for k,v in model.state_dict().items()},later_weights(model)
+    if odd := [k for k in {**own, **there} if own.get(k) != there.get(k) and not (k in later and k not in there)]:
         raise ValueError(f'its {odd[0]} is {own.get(odd[0], "not there")}, and {there.get(odd[0], "not there")} in the file')
     if sum(o.numel() for o in model.buffers()) > 2**27: raise ValueError('it would need more memory than its weights')
 
