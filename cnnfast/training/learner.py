@@ -95,7 +95,9 @@ class CrossEntropy(CrossEntropyLossFlat):
         self.eps = smoothing # as fastai's `LabelSmoothingCrossEntropyFlat` calls it
     def __call__(self, inp, targ, **kwargs):
         plain = type(inp) is type(targ) is Tensor and (inp.ndim, targ.ndim, targ.dtype) == (2, 1, torch.int64)
-        return self.func(inp, targ) if plain else super().__call__(inp, targ, **kwargs)
+        if not plain: return super().__call__(inp, targ, **kwargs)
+        loss = self.func(inp, targ)
+        return loss if loss.dtype is torch.float32 else TensorBase(loss) # of which alone fastai's `Recorder` takes other precisions
 
 @dataclass
 class TrainingDefaults:
