@@ -12,13 +12,14 @@ from collections import Counter
 from pathlib import Path
 
 # seconds that each section may take, those that say most first
-LIMITS = dict(data=90, tests=150, waits=60, ours=120, record=300, wide=200, record96=260, photos=80, tiny=150, parts=80, variants=150, runs=110,
-              speed=110, graphs=110, compiled=150)
+LIMITS = dict(data=90, tests=150, waits=60, ours=120, record=300, wide=200, record96=260, photos=80, tiny=150,
+              parts=80, variants=150, runs=110, speed=110, graphs=110, compiled=150)
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--record', help='a checkout of the airbench project; by default it is left out')
 parser.add_argument('--tiny-imagenet', nargs='+', help='Tiny ImageNet on disk: a folder, or the archives that are its parts')
-parser.add_argument('--record-mode', default='max-autotune', help="how the record is compiled: its own way takes minutes, 'reduce-overhead' does not")
+parser.add_argument('--record-mode', default='max-autotune',
+                    help="how the record is compiled: its own way takes minutes, 'reduce-overhead' does not")
 parser.add_argument('--runs96', type=int, default=4, help='trainings of the record for 96%%, and of ours beside it')
 parser.add_argument('--runs', type=int, default=10, help='trainings of the record, and of ours beside it')
 parser.add_argument('--sections', nargs='+', default=[*LIMITS], choices=LIMITS, help='what to do, in order; by default everything')
@@ -545,7 +546,8 @@ def record():
 def record96():
     "The record for 96%: seconds of training, its proxy included, accuracy with six views"
     if not args.record: return
-    source = source_of('airbench96_faster.py', ("'batch_size': 1024", "'batch_size': 128"), ("'batch_size_masked': 512", "'batch_size_masked': 64"),
+    source = source_of('airbench96_faster.py', ("'batch_size': 1024", "'batch_size': 128"),
+                       ("'batch_size_masked': 512", "'batch_size_masked': 64"),
                        ("'train_epochs': 45.0", "'train_epochs': 4.0"), ('_orig_mod', 'layers'))
     with contextlib.chdir(its_data()):
         module,made = load_record(source),[]
@@ -572,7 +574,8 @@ def tests():
     "The tests that need a GPU"
     root = Path(__file__).resolve().parent.parent
     names = [o.split('(')[0] for o in (root/'tests'/'test_gpu.py').read_text().split('@needs_gpu')[1:] for o in [o.split('def ', 1)[1]]]
-    cmd = [sys.executable, '-m', 'pytest', '-v', '-n', '4', '-p', 'no:cacheprovider', '-W', 'ignore', 'tests/test_gpu.py', '-k', ' or '.join(names)]
+    cmd = [sys.executable, '-m', 'pytest', '-v', '-n', '4', '-p', 'no:cacheprovider', '-W', 'ignore', 'tests/test_gpu.py',
+           '-k', ' or '.join(names)]
     with open(out/'pytest.txt', 'w') as f:
         try: code = subprocess.run(cmd, cwd=root, stdout=f, stderr=f, timeout=max(10, args.until-time.time()-5)).returncode
         except subprocess.TimeoutExpired: code = 'stopped by the clock'
@@ -745,7 +748,8 @@ def variants():
     def adam(scale): return dict(opt_func=partial(Muon, adam_scale=scale), lr=0.24)
     settings = {'as it is':{}, 'SGD as the record':dict(opt_func=AsRecord, lr=0.24), 'Adam at 0.01 of the rate':adam(0.01),
         'Adam at 0.05 of it':adam(0.05), 'Adam at 0.1 of it':adam(0.1), 'rate 0.3':dict(lr=0.3), 'rate 0.18':dict(lr=0.18),
-        'float32':dict(amp=False), 'float16 with a scaler':dict(amp=False, cbs=[MixedPrecision('fp16')]), 'not kept busy':dict(keep_busy=False),
+        'float32':dict(amp=False), 'float16 with a scaler':dict(amp=False, cbs=[MixedPrecision('fp16')]),
+        'not kept busy':dict(keep_busy=False),
         'batches of 1000':dict(dls=as_the_record(1000)), 'shifts of 4':dict(dls=as_the_record(pad=4)), '9 epochs':dict(epochs=9),
         '10 epochs, growing':dict(epochs=10, progressive=True)}
     found,made = {},{}
@@ -805,9 +809,11 @@ def photos(bs=128, arch='resnet50'):
         ps = sorted(len(dls.train)*dls.train.bs/o for o in times.seconds[1:])
         return {'pictures/s':ps[1], 'from':ps[0], 'to':ps[2], 'first epoch, s':times.seconds[0]}
     def off_the_gpu():
-        with mock.patch.object(PictureStore, '_fits', lambda self, device: device.type == 'cpu'): return speed(data.dataloaders(bs=bs, device=device))
-    def fastais(): return speed(ImageDataLoaders.from_folder(root, valid_pct=0.1, seed=0, bs=bs, item_tfms=RandomResizedCrop(size, min_scale=0.35),
-                                                           batch_tfms=[Normalize.from_stats(*imagenet_stats)], device=device, num_workers=os.cpu_count()))
+        with mock.patch.object(PictureStore, '_fits', lambda self, device: device.type == 'cpu'):
+            return speed(data.dataloaders(bs=bs, device=device))
+    def fastais():
+        tfms = dict(item_tfms=RandomResizedCrop(size, min_scale=0.35), batch_tfms=[Normalize.from_stats(*imagenet_stats)])
+        return speed(ImageDataLoaders.from_folder(root, valid_pct=0.1, seed=0, bs=bs, device=device, num_workers=os.cpu_count(), **tfms))
     def nvjpeg():
         from torchvision.io import decode_jpeg, read_file
         files = [read_file(str(o)) for o in data.items[:2000]]
@@ -816,7 +822,8 @@ def photos(bs=128, arch='resnet50'):
         ours,start = Image.open(data.items[0]).convert('RGB'),now()
         data.decoded(cache=False)
         apart = (decode_jpeg(files[0], device=device).cpu().permute(1, 2, 0).int() - torch.from_numpy(np.asarray(ours).copy()).int()).abs()
-        return {'pictures/s':len(files)/took, 'on all cores, resized and kept':n/(now()-start), 'differ by, of 255':apart.float().mean(), 'at most':apart.max()}
+        return {'pictures/s':len(files)/took, 'on all cores, resized and kept':n/(now()-start), 'differ by, of 255':apart.float().mean(),
+                'at most':apart.max()}
     if on_gpu: attempt('decoded by the GPU (nvJPEG)', nvjpeg)
     attempt('in the memory of the GPU', lambda: speed(data.dataloaders(bs=bs, device=device)))
     attempt('in the memory of the machine', off_the_gpu)
@@ -839,7 +846,8 @@ def tiny(epochs=12):
         files,test = [data.items[i] for i in (*data.splits['train'], *data.splits['valid'])],[data.items[i] for i in data.splits['test']]
         names = dict(zip(map(str, data.items), data.targs))
         n = len(data.splits['train'])
-        block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda o: names[str(o)], splitter=lambda o: (list(range(n)), list(range(n, len(o)))),
+        block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda o: names[str(o)],
+                          splitter=lambda o: (list(range(n)), list(range(n, len(o)))),
                           batch_tfms=[*aug_transforms(size=64, min_scale=0.75), Normalize.from_stats(*imagenet_stats)])
         dls = block.dataloaders(files, bs=128, device=device, num_workers=os.cpu_count())
         dls.loaders.append(dls.test_dl(test, with_labels=True))
@@ -849,7 +857,8 @@ def tiny(epochs=12):
     attempt('fast_cnn, keep_busy', lambda: score(scratch_learner(dls, 'fast_cnn', seed=0, keep_busy=True), 'fit_linear'))
     attempt("timm's resnet18, fastai's loader", by_fastai)
     attempt('wide_cnn, keep_busy', lambda: score(scratch_learner(dls, 'wide_cnn', seed=0, keep_busy=True), 'fit_linear'))
-    attempt("timm's resnet18, this loader", lambda: score(scratch_learner(data.dataloaders(bs=128, device=device), 'resnet18', seed=0, lr=3e-3), 'fit_one_cycle'))
+    def resnet(): return scratch_learner(data.dataloaders(bs=128, device=device), 'resnet18', seed=0, lr=3e-3)
+    attempt("timm's resnet18, this loader", lambda: score(resnet(), 'fit_one_cycle'))
 
 sections = (data, tests, runs, waits, speed, compiled, record, record96, ours, wide, photos, tiny, parts, variants, graphs)
 try: {f.__name__:f for f in sections}[args.section]()

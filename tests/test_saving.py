@@ -17,7 +17,7 @@ from cnnfast.saving.export import export_onnx
 def learn(tmp_path_factory):
     learn = scratch_learner(image_folder(sample_folder(tmp_path_factory.mktemp('photos')/'photos'), size=32).dataloaders(bs=64), 'fast_cnn',
                             widths=(16, 32, 32), seed=0)
-    with learn.no_bar(), learn.no_logging(): learn.fit_linear(2)
+    with learn.no_bar(), learn.no_logging(): learn.fit_linear(4)
     return learn
 
 @pytest.fixture
