@@ -491,7 +491,7 @@ def load_record(path):
         torch.cuda.Event,torch.cuda.synchronize = Clock,noop
         Tensor.half = Tensor.bfloat16 = Tensor.float
         nn.Module.half = nn.Module.float
-        nn.Module.cuda = lambda self: self.to(device)
+        nn.Module.cuda = Tensor.cuda = lambda self: self.to(device)
         torch.load = lambda path, map_location=None: load(path, map_location=device)
     sys.argv[0] = str(path) # it reads its own source
     spec = importlib.util.spec_from_file_location('record', path)
@@ -554,7 +554,7 @@ def record96():
         for kind,frozen in (('proxy', True), ('net', False), ('net', True)):
             net = module.make_net(module.hyp[kind])
             if frozen: net[0].bias.requires_grad = False
-            if not on_gpu: net.layers = net # as a compiled one names what it is made of
+            if not on_gpu: vars(net)['layers'] = net # as a compiled one names what it is made of
             made.append(torch.compile(net, mode=args.record_mode))
         start,log,found,warm = now(),io.StringIO(),[],0
         for i in range(1 + (1 if args.tiny else args.runs96)):
