@@ -1,9 +1,10 @@
 "Several processes that train one model: what comes out is what one process makes of the same batches"
-import json, os, re, subprocess, sys
+import json, os, re, signal, subprocess, sys, time
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, cnnfast_here, fails_with
+from cnnfast.core.processes import launcher_may_end_it
 from cnnfast.training.checkpoints import Checkpoint
 from cnnfast.training.states import read_state
 
@@ -69,7 +70,21 @@ def test_one_that_dies_and_the_command(tmp_path):
     metrics = json.loads((tmp_path/'out'/'cnn'/'seed-0'/'metrics.json').read_text())
     assert metrics['machine'].startswith('2 × ') and (tmp_path/'out'/'report.html').exists() and not saved.exists()
 
-def test_bad_input(monkeypatch, tmp_path):
+@pytest.fixture
+def two(monkeypatch):
+    "This process believes that it is one of two; what it does with SIGTERM is undone"
     monkeypatch.setenv('WORLD_SIZE', '2')
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+def test_launcher_is_quicker(two):
+    "A launcher that sees a process die may end the others before they notice: they say the same, and are not disturbed while they do"
+    with pytest.raises(ConnectionError, match='Another of the 2 processes has ended'), launcher_may_end_it():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def test_bad_input(two, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'accelerate', None)
     fails_with(cnnfast_here('run', '--out', tmp_path/'a'), 'Several processes need Accelerate', '[distributed]')

@@ -12,7 +12,7 @@ import argparse, atexit, gc, os, sys, warnings
 from pathlib import Path
 from ..core.text import did_you_mean
 from ..core.disk import check_absent, whole_file
-from ..core.processes import firsts, is_first, join_processes, n_processes, others_may_end, speaks_first
+from ..core.processes import firsts, is_first, join_processes, launcher_may_end_it, n_processes, others_may_end, speaks_first
 from .options import device_option, path_option, push_options, run_options, serve_options, submit_options
 
 # %% ../../nbs/cli/01_main.ipynb #3c814851
@@ -57,7 +57,7 @@ def main(argv=None):
     warnings.simplefilter('ignore') # other packages' deprecations are not the user's concern
     warnings.filterwarnings('always', module='cnnfast')
     try:
-        with others_may_end(): return _COMMANDS[args.command][0](args) or 0
+        with launcher_may_end_it(), others_may_end(): return _COMMANDS[args.command][0](args) or 0
     except (ValueError, OSError, FloatingPointError, MemoryError, ImportError, RuntimeError) as e:
         if args.traceback: raise
         if isinstance(e, RuntimeError) and (e := _of_device(e)) is None: raise

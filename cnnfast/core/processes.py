@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/core/processes.html.md"""
 __all__ = []
 
 # %% ../../nbs/core/05_processes.ipynb #01993cca
-import os, re
+import os, re, signal, threading
 from contextlib import contextmanager
 from .text import install_extra
 
@@ -71,14 +71,26 @@ def firsts(
 # %% ../../nbs/core/05_processes.ipynb #f4ff5fd1
 _LOST = r'(?i)connection (closed|reset|refused|was)|broken pipe|socket|nccl|gloo|timed ?out.*(wait|recv|store)|peer'
 
+def _lost(*_):
+    raise ConnectionError(f'Another of the {n_processes()} processes has ended, so this one ends, too. What a checkpoint has kept '
+                          'stands: start as many processes again, and resume') from None
+
 @contextmanager
 def others_may_end():
     "A context in which the end of another process becomes a `ConnectionError` that says how to go on"
     try: yield
     except RuntimeError as e:
         if not are_joined() or not re.search(_LOST, str(e)): raise
-        raise ConnectionError(f'Another of the {n_processes()} processes has ended, so this one ends, too. What a checkpoint has kept '
-                              'stands: start as many processes again, and resume') from None
+        _lost()
+
+@contextmanager
+def launcher_may_end_it():
+    "The same for SIGTERM, by which a launcher ends all processes when one has; ignored after the context, which is for a process's last act"
+    hears = n_processes() > 1 and threading.current_thread() is threading.main_thread()
+    if hears: signal.signal(signal.SIGTERM, _lost)
+    try: yield
+    finally:
+        if hears: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 def speaks_first() -> bool:
     "Is this the first of the processes to report an error? Each process asks once"
