@@ -12,7 +12,7 @@ import argparse, contextlib, importlib.util, io, os, platform, re, resource, sta
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument('--cifar', help='CIFAR-10 on disk: a folder or an archive; by default downloaded')
 parser.add_argument('--peer', help='a checkout of the airbench project; by default it is left out')
-parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory', 'ablation'],
+parser.add_argument('--parts', nargs='+', default=['peer', 'accurate', 'quick', 'overhead', 'memory', 'ablation', 'choice'],
                     help='what to measure; by default %(default)s')
 parser.add_argument('--seeds', type=int, default=2, help='trainings of each kind')
 parser.add_argument('--device', help='by default the best there is')
@@ -49,7 +49,7 @@ if not args.part:
             if args.results:
                 with open(args.results, 'a') as f: print(part, seed, *row, file=f)
     if results: table(results)
-    for part in [o for o in args.parts if o in ('overhead', 'memory', 'ablation')]:
+    for part in [o for o in args.parts if o in ('overhead', 'memory', 'ablation', 'choice')]:
         subprocess.run([sys.executable, *sys.argv, '--part', part], check=True)
     sys.exit()
 
@@ -200,7 +200,26 @@ def ablation():
         print(f'{name:34} one view {statistics.mean(plain):.2%} ({min(plain):.2%} to {max(plain):.2%}), '
               f'multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
 
+def choice():
+    "Accuracy on valid: `fast_cnn` as it is, with other rates of Adam's, and as it was until 2026-11-27"
+    ways = {'as it is':{}, "Adam at 0.01 of Muon's rate":dict(scale=0.01), '0.05':dict(scale=0.05), '0.1':dict(scale=0.1),
+            "as it was (0.1, no bias after whitening, a head with torch's weights)":dict(scale=0.1, before=True)}
+    def score(dls, epochs, seed, scale=None, before=False):
+        learn = scratch_learner(dls, 'fast_cnn', seed=seed)
+        if before: learn.model[0].bias.requires_grad_(False); learn.model[-1].reset_parameters()
+        if scale: learn.opt_func = partial(Muon, adam_scale=scale)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs)
+        return learn.history().accuracy.iloc[-1]
+    trainings = [(digits(), 3), (digits(), 8), (cifar10_sample(), 6)]
+    if args.cifar: trainings.append((cifar10(args.cifar).subset(per_class=500), 5))
+    for data,epochs in trainings:
+        dls = data.dataloaders(device=device)
+        for what,kwargs in ways.items():
+            accs = [score(dls, epochs, seed, **kwargs) for seed in range(args.seeds)]
+            print(f'{data.name}, {epochs} epochs, {len(dls.valid_ds):,} valid: {what:70} {statistics.mean(accs):.2%} '
+                  f'({min(accs):.2%} to {max(accs):.2%})', flush=True)
+
 print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, '
       f'torch {torch.__version__}, Python {platform.python_version()}, {device}', flush=True)
 {'peer':peer, 'accurate':lambda: ours(10, 500, (64, 256, 256), 0.625, 0.8), 'quick':lambda: ours(7, 250, (48, 192, 192), 0.625, 1.),
- 'overhead':overhead, 'memory':memory, 'ablation':ablation}[args.part]()
+ 'overhead':overhead, 'memory':memory, 'ablation':ablation, 'choice':choice}[args.part]()

@@ -3,11 +3,14 @@ import errno, json, os, subprocess, sys, warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from cnnfast.core import rows as rows_module
+from cnnfast.core.devices import device_name
 from cnnfast.core.disk import cnnfast_home
 from cnnfast.data import beyond_memory as module
 from cnnfast.data.folders import image_folder
 from cnnfast.data.loading import split_targets
+from cnnfast.data.pictures import decode_jpegs
 from conftest import make_photographs
 
 SMALL = 1e-4 # GB
@@ -33,6 +36,13 @@ def test_the_same_as_in_memory(root):
     train = [o.train.new(drop_last=False) for o in (far, near)]
     one,two = map(seen, train)
     assert one == two and len(one) == len(far.train_ds)
+
+def test_from_a_cache(root, capsys):
+    "What a day with more memory has left is read as it is"
+    near = loaders(root, budget=10)
+    far = loaders(root)
+    assert 'they are read from the cache' in capsys.readouterr().out and not [*(cnnfast_home()/'pictures').glob('*-mixed')]
+    for o in ('train', 'valid'): assert seen(getattr(far, o).new(drop_last=False)) == seen(getattr(near, o).new(drop_last=False))
 
 @pytest.mark.parametrize('cache', [True, False])
 def test_small_pictures(photos, cache):
@@ -116,6 +126,29 @@ def test_files_are_packed_where_the_decoded_do_not_fit(root, monkeypatch, capsys
     rows = again.train.store.file.folder/'rows'
     rows.write_bytes(bytes(rows.stat().st_size))
     with pytest.raises(OSError, match='packed is damaged: remove it'): seen(again.valid)
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+
+@pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=needs_gpu)])
+def test_decoded_by_a_device(root, device, capsys):
+    "What `device` decodes differs little from what PIL does, and what is no plain JPEG not at all"
+    data = image_folder(root, size=96)
+    odd,bad = [data.items[int(i)] for i in data.splits['valid'][:2]]
+    with Image.open(odd) as im: im.convert('CMYK').save(odd)
+    spoil(bad)
+    calls = []
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as m:
+        warnings.simplefilter('ignore')
+        m.setattr(module, 'decode_jpegs', lambda files, *args: calls.append(len(files)) or decode_jpegs(files, *args))
+        near,far = loaders(root, budget=10, cache=False),loaders(root, decode_device=device)
+        assert far.train.store.packed and f'decoded whenever they are needed by {device_name(device)}' in capsys.readouterr().out
+        here,there,again = [torch.cat([x for x,_ in o.valid]).float() for o in (near, far, far)]
+    assert sum(calls) == 2*(len(here)-1) and torch.equal(there, again)
+    apart = (here-there).abs().flatten(1).mean(1)
+    assert (apart == 0).sum() == 1 and 0 < apart.max() < 0.03
+
+def test_no_device_that_decodes(root):
+    with pytest.raises(ValueError, match='decode_device=cuda:77: this machine has no such device'): loaders(root, decode_device='cuda:77')
 
 def test_another_version(root, capsys):
     folder = loaders(root).train.store.file.folder

@@ -132,6 +132,17 @@ def kept_chance(device):
     if is_cpu(device): return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[torch.device(device)], device_type=torch.device(device).type)
 
+def check_decodes(device):
+    "`device`, where torchvision can decode JPEGs there (on a GPU by nvJPEG); else a `ValueError`. None: nothing is asked of it"
+    if _kind(check_device(device, f'decode_device={device}')) in ('cpu', 'cuda'): return device
+    raise ValueError(f'decode_device={device} cannot decode JPEGs: leave it out')
+
+def beside(device):
+    "A context whose work on `device` does not wait for what else is queued there"
+    if is_cpu(device): return nullcontext()
+    m = torch.get_device_module(device)
+    return m.stream(m.Stream(device))
+
 def pins(device) -> bool: # on a Mac, up to PyTorch 2.13, what is pinned is a tensor of the GPU (pytorch issue 181374)
     "Can a number be sent from `device` to the CPU while both go on?"
     return _kind(device) in ('cuda', 'xpu')

@@ -85,7 +85,7 @@ def others_may_end():
 
 @contextmanager
 def launcher_may_end_it():
-    "The same for SIGTERM, by which a launcher ends all processes when one has; ignored after the context, which is for a process's last act"
+    "The same for SIGTERM, by which launchers end all processes when one has; ignored afterwards: it is for the last act of a process"
     hears = n_processes() > 1 and threading.current_thread() is threading.main_thread()
     if hears: signal.signal(signal.SIGTERM, _lost)
     try: yield

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
 from ..core.disk import is_full
-from ..core.devices import is_cpu
+from ..core.devices import beside, device_name, is_cpu
 from ..core.processes import n_processes
 from ..core.rows import ABSENT, BAD, RowFile, THERE, ahead, block_order, own_pages, read_rows
-from .pictures import FilePaths, OpenSquished, take_items
+from .pictures import FilePaths, OpenSquished, decode_jpegs, is_plain_jpeg, take_items
 from .dataset import ImageData
 from .store import PictureStore, as_they_lie, blank_pictures, decode_chunk, no_space, read_cache
 from .photographs import cut_boxes
@@ -25,14 +25,14 @@ from .loading import MemoryDL, acting_cut
 # %% ../../nbs/data/15_beyond_memory.ipynb #31d5a21b
 _WINDOW,_BLOCK = 2**27,2**21 # bytes of pictures that are read at once, and that lie together on the disk
 
-def _row_file(data, shape, cache):
+def _row_file(data, shape, cache, packed):
     "Room on disk for pictures of `data`, decoded or at least as files, as far filled as it was; else a `RowFile` that keeps nothing"
     n,columns = len(data.items),dict(ratios=(np.float32, ()), sums=(np.int64, (2, data.n_in)))
     if not cache or data.stamps is None: return RowFile(None, n, shape, **columns)
     dest,sizes = data._cache_dir(),data.stamps[:,0].astype(np.int64)
     dest.parent.mkdir(parents=True, exist_ok=True)
     ways = dict(mixed=(n*math.prod(shape), shape), packed=(int(sizes.sum()), None, sizes))
-    for how,(need,of,*each) in ways.items():
+    for how,(need,of,*each) in list(ways.items())[packed:]:
         there = dest.with_name(f'{dest.name}-{how}')
         try:
             if there.exists() or shutil.disk_usage(dest.parent).free > 1.1*need:
@@ -44,14 +44,15 @@ def _row_file(data, shape, cache):
 class DiskStore(PictureStore):
     "As `PictureStore`, of more pictures than the memory holds: decoded when they are first asked for, and kept on disk"
     device = torch.device('cpu')
-    def __init__(self, data, cache=True):
+    def __init__(self, data, cache=True, decode_device=None):
         self.name,self.items,self.vocab,self.left_out,self.opener = data.name,data.items,data.vocab,data.left_out,data.keeper
         self.mapped,self.targs,self.there,self.pics = True,torch.as_tensor(data.targs),{},self
         self.pool,n = ThreadPoolExecutor(min(16, defaults.cpus)),len(data.items)
         self.about = [] if data.stamps is None else [data._cache_dir().name, data._signature()]
         cached = read_cache(data._cache_dir(), data._signature(), True) if self.about else None
+        self.decode_device = decode_device if isinstance(self.opener, OpenSquished) else None
         self.each = as_they_lie(blank_pictures(1, self.opener), self.opener).shape[1:] # of a decoded picture
-        self.size,self.file = math.prod(self.each),_row_file(data, self.each, cache and not cached)
+        self.size,self.file = math.prod(self.each),_row_file(data, self.each, cache and not cached, self.decode_device is not None)
         self.packed = self.file.shape is None # are files kept, not what is decoded?
         self.shape,self.seen,self.unsaved = (n, data.n_in, *self.opener.shape),np.zeros(n, dtype=bool),0
         self.told,self.mates = set(),{} # rows that were named; row -> the row that is shown instead
@@ -76,7 +77,8 @@ class DiskStore(PictureStore):
     @property
     def says(self): # what becomes of pictures that are too many for the memory
         if self.cached is not None: return 'they are read from the cache'
-        if self.packed: return f'they are decoded whenever they are needed, from their files, packed into {self.file.folder}'
+        by = '' if self.decode_device is None else f' by {device_name(self.decode_device)}'
+        if self.packed: return f'they are decoded whenever they are needed{by}, from their files, packed into {self.file.folder}'
         if self.file.keeps: return f'they are decoded when they are first needed, and kept in {self.file.folder}'
         return 'they are decoded whenever they are needed, since they are not kept on disk'
 
@@ -89,7 +91,9 @@ def read(self:DiskStore, rows): # (n,C,H,W) uint8
     there,new = np.flatnonzero(status == THERE),np.flatnonzero(status == ABSENT)
     raw = [bytearray(o) for o in self.file.sizes[rows[there]]] if self.packed else [out[i] for i in there]
     if len(there): read_rows(self.file, rows[there], raw)
-    if len(there) and self.packed: self._decode(rows, there, out, raw)
+    if len(there) and self.packed:
+        left = self._decode_there(there, out, raw)
+        if len(left): self._decode(rows, there[left], out, [raw[i] for i in left])
     if len(new): self._decode(rows, new[np.argsort(rows[new])], out)
     return out.transpose(0, 3, 1, 2) if isinstance(self.opener, OpenSquished) else out
 
@@ -104,6 +108,18 @@ def _open_rows(store, rows, raw): # as `decode_chunk`, and what was decoded
     return *decode_chunk(raw, store.opener),raw
 
 @patch
+def _decode_there(self:DiskStore, which, out, raw):
+    "Decode what of `raw` the device can into `out`, at `which`; where in `raw` the rest stands"
+    if self.decode_device is None: return np.arange(len(raw))
+    plain = np.array([is_plain_jpeg(o) for o in raw])
+    todo,n = np.flatnonzero(plain),int(np.clip(2**24//np.mean([len(o) for o in raw]), 1, 256)) # a GPU holds so many, however large
+    with beside(self.decode_device):
+        for part in np.split(todo, range(n, len(todo), n)):
+            try: out[which[part]] = decode_jpegs([raw[i] for i in part], self.opener, self.decode_device).cpu().numpy()
+            except RuntimeError: plain[part] = False # PIL decodes more kinds, and says what is wrong
+    return np.flatnonzero(~plain)
+
+@patch
 def _decode(self:DiskStore, rows, which, out, raw=None):
     "Decode what of `rows` is `which` into `out`, from `raw` where that is given; else keep it"
     parts,kept = np.array_split(np.arange(len(which)), math.ceil(len(which)/16)),[]
@@ -115,7 +131,7 @@ def _decode(self:DiskStore, rows, which, out, raw=None):
         if raw: continue
         self.sums[rows[at]],self.file.columns['ratios'][rows[at]] = sums,ratios
         for k,why in bad.items(): self._cannot_read(int(rows[at[k]]), why)
-        kept += files
+        kept.extend(files)
     if not raw: self._keep(rows, which, kept if self.packed else out[which])
 
 
@@ -244,10 +260,10 @@ class DiskDL(MemoryDL):
 DiskStore.loader = DiskDL
 
 @patch
-def beyond_memory(self:ImageData, cache=True): # None where they are no files, and for several processes
+def beyond_memory(self:ImageData, cache=True, decode_device=None): # None where they are no files, and for several processes
     "A `DiskStore` of the pictures"
     if n_processes() > 1: return None # they would write to one file: each reads its pictures from theirs
-    return DiskStore(self, cache) if isinstance(self.items, FilePaths) else None
+    return DiskStore(self, cache, decode_device) if isinstance(self.items, FilePaths) else None
 
 # %% ../../nbs/data/15_beyond_memory.ipynb #3dba222b
 @patch

@@ -12,7 +12,7 @@ import warnings
 from itertools import starmap
 from fastai.vision.all import *
 from ..core.text import shortlist, with_progress
-from ..core.devices import check_device, free_on, is_cpu, lies_well
+from ..core.devices import check_decodes, check_device, free_on, is_cpu, lies_well
 from ..core.rows import ahead
 from .pictures import OpenPicture, TensorGrey, take_items
 from .dataset import ImageData
@@ -180,10 +180,10 @@ def _datasets(data, block):
     return Datasets(take_items(data.items, np.concatenate(splits)), block._combine_type_tfms(), splits=slices, n_inp=block.n_inp)
 
 # %% ../../nbs/data/10_loading.ipynb #4a6310f2
-def _store(data, in_memory, budget, cache):
+def _store(data, in_memory, budget, cache, decode_device):
     "What holds the pictures of `data`, None where nothing does; and sums of training pictures, for the statistics"
     kept = goes_in_memory(data, in_memory, budget, instead=None)
-    store = None if kept or in_memory is False else data.beyond_memory(cache)
+    store = None if kept or in_memory is False else data.beyond_memory(cache, decode_device)
     if store: goes_in_memory(data, None, budget, store.says); return store,store.sample(data.splits['train'])
     goes_in_memory(data, in_memory, budget) # says so
     pics,sums,bad,ratios = data.decoded(cache=cache, keep=kept)
@@ -202,15 +202,16 @@ def dataloaders(self:ImageData,
     budget:float=None, # GB of memory that decoded pictures may take; by default half of what is free
     cache:bool=True, # Keep decoded pictures on disk for the next start?
     num_workers:int=None, # Processes that read pictures, where they are not in memory; by default one per core
+    decode_device=None, # A GPU that decodes JPEGs of photographs, where these are more than the memory holds; None: the CPU's cores do
     device=None, # Where batches go; by default fastai's `default_device()`
 ) -> DataLoaders: # train, valid and, where the data set has one, test
     "fastai `DataLoaders` of the data set, fast where the pictures fit in memory"
-    check_device(device)
+    check_device(device); check_decodes(decode_device)
     train = self.splits['train']
     if bs is None: bs = min(64, len(train))
     if not 1 <= bs <= len(train): raise ValueError(f'bs={bs} is no batch size for {len(train):,} training pictures: give 1 to {len(train)}')
     tfms,mix = _augmentation(self, augment, mix, train_size)
-    store,sums = _store(self, in_memory, budget, cache)
+    store,sums = _store(self, in_memory, budget, cache, decode_device)
     block = self.block.new(batch_tfms=[*tfms, *_normalizer(self, sums, normalize)])
     train = self.splits['train']
     kwargs = dict(bs=min(bs, len(train)), val_bs=val_bs or 2*bs, device=device, num_workers=num_workers)

@@ -8,7 +8,7 @@ Docs: https://cnnfast.github.io/cnnfast/data/pictures.html.md"""
 __all__ = ['RESIZE', 'open_picture', 'Picture']
 
 # %% ../../nbs/data/01_pictures.ipynb #273d4f6a
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from dataclasses import dataclass
 from fastai.vision.all import *
 
@@ -153,6 +153,29 @@ class OpenSquished(OpenPicture):
             im = ImageOps.fit(im, (min(im.width, side), min(im.height, side)))
         return im.resize(self.shape[::-1], Image.BILINEAR),im.width/im.height
     def encodes(self, o): return (PILImage if self.n_in == 3 else GreyPicture)(self.with_ratio(o)[0])
+
+# %% ../../nbs/data/01_pictures.ipynb #7d1c5e03
+def is_plain_jpeg(o) -> bool:
+    "Do the bytes `o` hold an upright JPEG, grey or in colour?"
+    try:
+        with Image.open(io.BytesIO(o)) as im:
+            return im.format == 'JPEG' and im.mode in ('L', 'RGB') and im.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except Exception: return False
+
+def decode_jpegs(
+    files, # Of each, its bytes
+    opener, # An `OpenSquished`
+    device, # A CPU or GPU, as `check_decodes` allows them
+) -> Tensor: # (n,H,W,C) uint8, on `device`
+    "Pictures of plain JPEGs, decoded by torchvision and squished on `device`; a `RuntimeError` where one cannot be decoded"
+    from torchvision.io import ImageReadMode, decode_jpeg
+    raw = [torch.frombuffer(bytearray(o), dtype=torch.uint8) for o in files]
+    def squished(x):
+        h,w = x.shape[1:]
+        if opener.resize == 'crop': x = x[:,max(0, h-LONGEST*w)//2:,max(0, w-LONGEST*h)//2:][:,:LONGEST*w,:LONGEST*h]
+        return F.interpolate(x[None].float(), opener.shape, mode='bilinear', antialias=True)[0].round_().clamp_(0, 255).byte()
+    mode = ImageReadMode.RGB if opener.n_in == 3 else ImageReadMode.GRAY
+    return torch.stack([squished(o) for o in decode_jpeg(raw, mode=mode, device=device)]).permute(0, 2, 3, 1)
 
 # %% ../../nbs/data/01_pictures.ipynb #b7910439
 class FolderLabel(Transform):

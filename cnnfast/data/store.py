@@ -208,5 +208,5 @@ def goes_in_memory(
               f'the budget is {budget/2**30:,.1f} GB: {instead}.')
     return need <= budget if in_memory is None else in_memory
 @patch
-def beyond_memory(self:ImageData, cache:bool=True): # None where there is nothing better than fastai's way
+def beyond_memory(self:ImageData, cache:bool=True, decode_device=None): # None where there is nothing better than fastai's way
     "What reads pictures that are too many for the memory; the module of this name puts one in the place of this"
