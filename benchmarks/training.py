@@ -211,7 +211,7 @@ def choice():
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs)
         return learn.history().accuracy.iloc[-1]
     trainings = [(digits(), 3), (digits(), 8), (cifar10_sample(), 6)]
-    if args.cifar: trainings.append((cifar10(args.cifar).subset(per_class=500), 5))
+    if args.cifar: trainings.append((cifar10(args.cifar).subset(per_class=400, splits='train'), 5))
     for data,epochs in trainings:
         dls = data.dataloaders(device=device)
         for what,kwargs in ways.items():

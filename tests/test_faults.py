@@ -317,7 +317,7 @@ def test_report_in_spite_of_everything(tmp_path, monkeypatch):
     c.autoencode(epochs=1)
     together = [['_metrics_table', '_class_table', '_trained', '_examples', '_inside'],
                 ['plot_history', 'look_at', '_data_section', 'conclusion'],
-                ['_ensemble_section', '_autoencoder_section', '_model_section', '_table'], ['figure_png']]
+                ['_ensemble_section', '_autoencoder_section', '_model_section', '_table'], ['_rendered']]
     for names in together:
         def fails(name):
             def broken(*args, **kwargs): raise RuntimeError(f'{name} <fails>')

@@ -34,21 +34,29 @@ from .comparison import Comparison
 from .conclusion import conclusion, how_sure
 
 # %% ../../nbs/study/04_report.ipynb #7bcf52e0
-def figure_png(
+def _rendered(
     draw, *args, # Called with `args` and `kwargs`, returns a figure, an axis or several of one figure
-    dpi:int=110,
+    dpi=110,
     **kwargs,
-) -> bytes:
-    "What `draw` draws, off screen, as a PNG file"
+) -> Image.Image:
+    "What `draw` draws, off screen"
     with plt.ioff(), plt.rc_context({'text.parse_math':False}): o = draw(*args, **kwargs) # a class may be called $5
-    fig,buf = o if isinstance(o, plt.Figure) else np.ravel(o)[0].figure,io.BytesIO()
+    fig = o if isinstance(o, plt.Figure) else np.ravel(o)[0].figure
     fig.set_dpi(dpi)
     if layout := fig.get_layout_engine(): layout.execute(fig); fig.set_layout_engine('none') # once is enough
     canvas = FigureCanvasAgg(fig)
     canvas.draw() # `savefig` would draw it twice
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[...,:3]).save(buf, 'png')
     plt.close(fig)
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[...,:3])
+
+def _as_file(im, *args, **kwargs): # -> bytes
+    buf = io.BytesIO()
+    im.save(buf, *args, **kwargs)
     return buf.getvalue()
+
+def figure_png(*args, **kwargs) -> bytes:
+    "What `_rendered` gives, as a PNG file"
+    return _as_file(_rendered(*args, **kwargs), 'png')
 
 def _part(what, f, *args, **kwargs):
     "What `f` makes for the page, or a note that `what` is missing, and why"
@@ -61,10 +69,10 @@ def _part(what, f, *args, **kwargs):
 
 def _image(alt, draw, *args, **kwargs):
     "What `draw` draws as an `<img>` with the picture inside, as WebP: half of a PNG without loss, and a fifth for photographs, with some"
-    o,buf = figure_png(draw, *args, **kwargs),io.BytesIO()
-    photographs = len(o) > 80_000 and Image.open(io.BytesIO(o)).convert('RGB').getcolors(2**12) is None # many bytes, many colours
-    Image.open(io.BytesIO(o)).save(buf, 'webp', **(dict(quality=85) if photographs else dict(lossless=True, method=2)))
-    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(buf.getvalue()).decode())
+    im = _rendered(draw, *args, **kwargs)
+    photographs = im.getcolors(2**14) is None # more colours than lines and letters have
+    data = _as_file(im, 'webp', **(dict(quality=85) if photographs else dict(lossless=True, method=2)))
+    return Markup('<img alt="{}" src="data:image/webp;base64,{}">').format(alt, base64.b64encode(data).decode())
 
 def _drawn(alt, *args, **kwargs): return _part(alt, _image, alt, *args, **kwargs)
 LONG = 50 # rows; of longer tables the first 20 are shown, and all where one unfolds them
