@@ -27,6 +27,10 @@ def sources(nb, kind):
     "What stands in the cells of a notebook that are 'code', or 'markdown'"
     return '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind)
 
+def extract(archive, member, root):
+    "Unpack a member of an archive that is known"
+    archive.extract(member, root, **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {})) # not in Python 3.11.2, of Debian 12
+
 def pytest_unconfigure(): _home.cleanup()
 
 def _words(args): # of a command; without a network, a report holds no model to try, and takes less time
@@ -84,5 +88,5 @@ def cifar_2000(tmp_path_factory):
     with tarfile.open(CIFAR) as t:
         for m in t:
             p = Path(m.name)
-            if m.isfile() and len(p.parts) == 4 and int(p.stem) < dict(train=160, test=40)[p.parts[1]]: t.extract(m, root, filter='data')
+            if m.isfile() and len(p.parts) == 4 and int(p.stem) < dict(train=160, test=40)[p.parts[1]]: extract(t, m, root)
     return root/'cifar10'

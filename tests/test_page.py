@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, features
 from sklearn.datasets import load_sample_image
-from conftest import cnnfast_here, fails_with
+from conftest import cnnfast_here, extract, fails_with
 from test_report import BROWSER, needs_browser
 from cnnfast.core.disk import cnnfast_home
 from cnnfast.data.dataset import digits
@@ -37,7 +37,7 @@ def runtime(tmp_path_factory):
     except subprocess.TimeoutExpired: pytest.skip('npm does not answer')
     if res.returncode: pytest.skip(f'npm cannot fetch onnxruntime-web: {res.stderr[:100]}')
     with tarfile.open(there/res.stdout.split()[-1]) as t:
-        for name,_ in page._FILES.values(): t.extract(f'package/dist/{name}', there, filter='data')
+        for name,_ in page._FILES.values(): extract(t, f'package/dist/{name}', there)
     return there
 
 @pytest.fixture(scope='module')

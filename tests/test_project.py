@@ -1,41 +1,9 @@
-"The project keeps its promises: generated modules, clean notebooks, README, docs, import times."
+"The project keeps its promises: generated modules, README, docs, import times."
 import os, shutil, subprocess, sys, time
 from pathlib import Path
-import pytest
 from conftest import ROOT, cnnfast, cnnfast_here
+from notebooks import NOTEBOOKS
 from readme import readme
-
-notebooks = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(ROOT).parts))
-
-@pytest.fixture(scope='module')
-def runner(tmp_path_factory):
-    "A process that runs notebooks, and the file where their errors go"
-    errors = tmp_path_factory.mktemp('notebooks')/'errors'
-    with open(errors, 'w') as f, subprocess.Popen([sys.executable, '-W', 'ignore', ROOT/'tests'/'notebooks.py'], stdin=subprocess.PIPE,
-                                                  stdout=subprocess.PIPE, stderr=f, text=True) as process:
-        yield process,errors
-
-@pytest.mark.parametrize('nb', notebooks, ids=lambda o: f'{o.parent.name}-{o.stem}')
-def test_notebook_runs(nb, runner):
-    "Top to bottom, as `nbdev-test` runs it, in twenty times what its imports take or less: two minutes, where these take six seconds"
-    process,errors = runner
-    before = errors.stat().st_size
-    print(nb, file=process.stdin, flush=True)
-    passed,seconds,imports = process.stdout.readline().split()
-    assert passed == 'True', errors.read_text()[before:]
-    assert float(seconds) < 20*float(imports)
-
-@pytest.mark.parametrize('nb', notebooks, ids=lambda o: f'{o.parent.name}-{o.stem}')
-def test_notebook_is_clean(nb):
-    "As `nbdev-clean` leaves it, with the outputs of every cell that has any"
-    import nbdev.clean
-    from fastcore.nbio import loads, nb2str
-    before = nb.read_text(encoding='utf-8')
-    cells = loads(before)
-    nbdev.clean.clean_nb(cells)
-    assert nb2str(cells) == before, f'run nbdev-clean on {nb.name}'
-    assert 'site-packages' not in before, f'{nb.name} holds a path of the machine it ran on: run it with PYTHONWARNINGS=ignore'
-    assert any(c.get('outputs') for c in cells['cells']), f'{nb.name} has no outputs: run nbdev-test --save on it'
 
 def in_a_copy(tmp_path, command):
     "Run one of nbdev's commands in a copy of the project"
@@ -49,7 +17,7 @@ def test_docs_can_be_built(tmp_path):
     "The pages are processed without an error; Quarto, which renders them, is no Python package"
     res = in_a_copy(tmp_path, 'nbdev-proc-nbs')
     assert 'Error' not in res.stdout+res.stderr, res.stderr
-    assert {o.relative_to(tmp_path/'_proc') for o in (tmp_path/'_proc').rglob('*.ipynb')} == {o.relative_to(ROOT/'nbs') for o in notebooks}
+    assert {o.relative_to(tmp_path/'_proc') for o in (tmp_path/'_proc').rglob('*.ipynb')} == {o.relative_to(ROOT/'nbs') for o in NOTEBOOKS}
 
 def test_modules_are_those_of_the_notebooks(tmp_path):
     "Exporting again changes nothing"
