@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if not any(p.startswith(('.', '_')) for p in o.relative_to(ROOT).parts))
-LONG = [o for o in NOTEBOOKS if o.parent.name in ('study', 'tutorials', 'ensembling', 'autoencoder', 'nbs')] # in a file of tests of their own
+LONG = [o for o in NOTEBOOKS if o.parent.name in ('study', 'tutorials', 'ensembling', 'autoencoder', 'nbs')] # a file of tests
 each_long = pytest.mark.parametrize('nb', LONG, ids=lambda o: f'{o.parent.name}-{o.stem}')
 each_short = pytest.mark.parametrize('nb', [o for o in NOTEBOOKS if o not in LONG], ids=lambda o: f'{o.parent.name}-{o.stem}')
 
