@@ -201,11 +201,13 @@ def ablation():
               f'multi-crop {statistics.mean(multi):.2%}, {statistics.mean(secs):.0f} s', flush=True)
 
 def choice():
-    "Accuracy on valid: `fast_cnn` as it is, with other rates of Adam's, and as it was until 2026-11-27"
+    "Accuracy on valid: `fast_cnn` as it is, with other rates of Adam's, two of the record's later ideas, and as it was until 2026-11-27"
     ways = {'as it is':{}, "Adam at 0.01 of Muon's rate":dict(scale=0.01), '0.05':dict(scale=0.05), '0.1':dict(scale=0.1),
+            'SiLU':dict(activation='silu'), 'brightness and contrast':dict(jitter=[LightJitter()]),
             "as it was (0.1, no bias after whitening, a head with torch's weights)":dict(scale=0.1, before=True)}
-    def score(dls, epochs, seed, scale=None, before=False):
-        learn = scratch_learner(dls, 'fast_cnn', seed=seed)
+    def score(data, epochs, seed, scale=None, before=False, jitter=(), **kwargs):
+        dls = data.dataloaders(device=device, augment=[*data.augmentations(), *jitter])
+        learn = scratch_learner(dls, 'fast_cnn', seed=seed, **kwargs)
         if before: learn.model[0].bias.requires_grad_(False); learn.model[-1].reset_parameters()
         if scale: learn.opt_func = partial(Muon, adam_scale=scale)
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs)
@@ -213,10 +215,9 @@ def choice():
     trainings = [(digits(), 3), (digits(), 8), (cifar10_sample(), 6)]
     if args.cifar: trainings.append((cifar10(args.cifar).subset(per_class=400, splits='train'), 5))
     for data,epochs in trainings:
-        dls = data.dataloaders(device=device)
         for what,kwargs in ways.items():
-            accs = [score(dls, epochs, seed, **kwargs) for seed in range(args.seeds)]
-            print(f'{data.name}, {epochs} epochs, {len(dls.valid_ds):,} valid: {what:70} {statistics.mean(accs):.2%} '
+            accs = [score(data, epochs, seed, **kwargs) for seed in range(args.seeds)]
+            print(f'{data.name}, {epochs} epochs, {len(data.splits["valid"]):,} valid: {what:70} {statistics.mean(accs):.2%} '
                   f'({min(accs):.2%} to {max(accs):.2%})', flush=True)
 
 print(f'{args.part}{"" if args.seed is None else f", seed {args.seed}"}: {platform.machine()}, {os.cpu_count()} cores, '

@@ -27,6 +27,11 @@ pytest.importorskip('onnxruntime', reason='needs cnnfast[onnx]')
 NEW_JPEG = tuple(map(int, (features.version('libjpeg_turbo') or '0').split('.')[:2])) >= (3, 2)
 SCRIPTS = [Path(page.__file__).parent/o for o in ('jpeg.js', 'pictures.js')]
 
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    "Others may have fetched the runtime"
+    monkeypatch.setenv('CNNFAST_HOME', str(tmp_path_factory.mktemp('home')))
+
 @pytest.fixture(scope='session')
 def runtime(tmp_path_factory):
     "The runtime, through npm, which keeps what it has fetched"
@@ -301,8 +306,6 @@ def at_hand(runtime):
     there = cnnfast_home()/'runtime'/RUNTIME
     there.mkdir(parents=True)
     for name,_ in page._FILES.values(): shutil.copy(runtime/'package'/'dist'/name, there)
-    yield
-    shutil.rmtree(there.parent)
 
 @needs_browser
 def test_report_holds_the_best_model(browser, at_hand, tmp_path):
@@ -325,7 +328,6 @@ def test_report_holds_the_best_model(browser, at_hand, tmp_path):
     shutil.rmtree(cnnfast_home()/'runtime')
     text = comparison.report(tmp_path/'out'/'without.html').read_text(encoding='utf-8')
     assert '<code>cnnfast page cnn/seed-0 --out model.html</code>' in text and len(text) < len(before) + 1000
-    (cnnfast_home()/'runtime').mkdir()
 
 # Exports
 
