@@ -11,6 +11,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS',
 import matplotlib
 matplotlib.use('Agg')
 import pytest
+import torch
 import cnnfast as package
 
 package.digits # loads all modules, and with them the methods that they add to each other's classes
@@ -21,15 +22,12 @@ CIFAR = ROOT.parent/'shared'/'data'/'cifar10.tgz'
 TINY = sorted((ROOT.parent/'shared'/'data').glob('tiny-imagenet-200-part-*.tgz'))
 
 needs_tiny = pytest.mark.skipif(len(TINY) < 2, reason='needs ../shared/data/tiny-imagenet-200-part-*.tgz, a real part of Tiny ImageNet')
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 needs_cifar = pytest.mark.skipif(not CIFAR.exists(), reason='needs ../shared/data/cifar10.tgz, real CIFAR-10')
 
 def sources(nb, kind):
     "What stands in the cells of a notebook that are 'code', or 'markdown'"
     return '\n'.join(''.join(c['source']) for c in json.loads(nb.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind)
-
-def extract(archive, member, root):
-    "Unpack a member of an archive that is known"
-    archive.extract(member, root, **(dict(filter='data') if hasattr(tarfile, 'data_filter') else {})) # not in Python 3.11.2, of Debian 12
 
 def pytest_unconfigure(): _home.cleanup()
 
@@ -84,9 +82,10 @@ def photographs(tmp_path_factory): return make_photographs(tmp_path_factory.mkte
 @pytest.fixture(scope='session')
 def cifar_2000(tmp_path_factory):
     "2,000 pictures of CIFAR-10, 160 for training and 40 for test of each class, in fastai's layout"
+    from cnnfast.data.download import _extract
     root = tmp_path_factory.mktemp('data')
     with tarfile.open(CIFAR) as t:
         for m in t:
             p = Path(m.name)
-            if m.isfile() and len(p.parts) == 4 and int(p.stem) < dict(train=160, test=40)[p.parts[1]]: extract(t, m, root)
+            if m.isfile() and len(p.parts) == 4 and int(p.stem) < dict(train=160, test=40)[p.parts[1]]: _extract(t, m, root, CIFAR)
     return root/'cifar10'

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from cnnfast.core import rows as rows_module
+from cnnfast.core import devices, rows as rows_module
 from cnnfast.core.devices import device_name
 from cnnfast.core.disk import cnnfast_home
 from cnnfast.data import beyond_memory as module
 from cnnfast.data.folders import image_folder
 from cnnfast.data.loading import split_targets
 from cnnfast.data.pictures import decode_jpegs
-from conftest import make_photographs
+from conftest import make_photographs, needs_gpu
 
 SMALL = 1e-4 # GB
 
@@ -127,8 +127,6 @@ def test_files_are_packed_where_the_decoded_do_not_fit(root, monkeypatch, capsys
     rows.write_bytes(bytes(rows.stat().st_size))
     with pytest.raises(OSError, match='packed is damaged: remove it'): seen(again.valid)
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
-
 @pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=needs_gpu)])
 def test_decoded_by_a_device(root, device, capsys):
     "What `device` decodes differs little from what PIL does, and what is no plain JPEG not at all"
@@ -147,8 +145,10 @@ def test_decoded_by_a_device(root, device, capsys):
     apart = (here-there).abs().flatten(1).mean(1)
     assert (apart == 0).sum() == 1 and 0 < apart.max() < 0.03
 
-def test_no_device_that_decodes(root):
+def test_no_device_that_decodes(root, monkeypatch):
     with pytest.raises(ValueError, match='decode_device=cuda:77: this machine has no such device'): loaders(root, decode_device='cuda:77')
+    monkeypatch.setattr(devices, 'check_device', lambda device, what: device) # as on a Mac
+    with pytest.raises(ValueError, match='decode_device=mps cannot decode JPEGs: leave it out'): devices.check_decodes('mps')
 
 def test_another_version(root, capsys):
     folder = loaders(root).train.store.file.folder

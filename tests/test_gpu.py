@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from conftest import needs_gpu
 from fastai.vision.all import Callback, CancelFitException, MixUp, MixedPrecision, Recorder
 from cnnfast.core import devices
 from cnnfast.data.dataset import digits
@@ -18,7 +19,6 @@ from cnnfast.training.callbacks import CompileModel, LateRecorder, LossDiverged,
 from cnnfast.training.checkpoints import Checkpoint
 from cnnfast.training.learner import scratch_learner
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 ASKS = {'_local_scalar_dense', 'nonzero', 'masked_select', 'equal', '_unique2'}
 
 def fit(learn, *args, f='fit', **kwargs):

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image, features
 from sklearn.datasets import load_sample_image
-from conftest import cnnfast_here, extract, fails_with
+from conftest import cnnfast_here, fails_with
 from test_report import BROWSER, needs_browser
 from cnnfast.core.disk import cnnfast_home
 from cnnfast.data.dataset import digits
+from cnnfast.data.download import _extract
 from cnnfast.data.folders import image_folder, sample_folder
 from cnnfast.data.pictures import open_picture
 from cnnfast.training.learner import scratch_learner
@@ -41,8 +42,9 @@ def runtime(tmp_path_factory):
     try: res = subprocess.run(pack, cwd=there, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired: pytest.skip('npm does not answer')
     if res.returncode: pytest.skip(f'npm cannot fetch onnxruntime-web: {res.stderr[:100]}')
-    with tarfile.open(there/res.stdout.split()[-1]) as t:
-        for name,_ in page._FILES.values(): extract(t, f'package/dist/{name}', there)
+    archive = there/res.stdout.split()[-1]
+    with tarfile.open(archive) as t:
+        for name,_ in page._FILES.values(): _extract(t, t.getmember(f'package/dist/{name}'), there, archive)
     return there
 
 @pytest.fixture(scope='module')

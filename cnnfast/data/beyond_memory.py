@@ -32,7 +32,8 @@ def _row_file(data, shape, cache, packed):
     dest,sizes = data._cache_dir(),data.stamps[:,0].astype(np.int64)
     dest.parent.mkdir(parents=True, exist_ok=True)
     ways = dict(mixed=(n*math.prod(shape), shape), packed=(int(sizes.sum()), None, sizes))
-    for how,(need,of,*each) in list(ways.items())[packed:]:
+    if packed: del ways['mixed']
+    for how,(need,of,*each) in ways.items():
         there = dest.with_name(f'{dest.name}-{how}')
         try:
             if there.exists() or shutil.disk_usage(dest.parent).free > 1.1*need:
